@@ -1,0 +1,1 @@
+"""Attacks: one per file, pure functions from a network and images to an `AttackResult`."""

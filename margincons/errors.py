@@ -1,0 +1,132 @@
+"""Every error that margincons raises on purpose.
+
+Each message is one line that says what was expected, what came, and the likely cause;
+the command line prints that line and exits with code 2.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class MarginError(Exception):
+    """Base class: anything margincons refuses to do."""
+
+
+class PixelRangeError(MarginError):
+    """Images are not on the [0, 1] pixel scale."""
+
+    def __init__(self, low: float, high: float) -> None:
+        """Name the range that came and the factor it suggests."""
+        super().__init__(f"Expected images in [0, 1], got [{low:g}, {high:g}]; {_likely_scale(low, high)}.")
+
+
+class ShapeError(MarginError):
+    """A tensor or array does not have the shape or type that is needed."""
+
+    def __init__(self, what: str, expected: str, got: object) -> None:
+        """Name the object, what it should be and what it is."""
+        super().__init__(f"Expected {what} to be {expected}, got {got}.")
+
+
+class UnknownNameError(MarginError):
+    """A name that is not among those known; the nearest known ones are offered."""
+
+    def __init__(self, kind: str, got: str, known: Iterable[str]) -> None:
+        """Name the kind of thing, the name that came, and the nearest names that exist."""
+        known = list(known)
+        near = difflib.get_close_matches(got, known, n=3, cutoff=0.4) or known[:8]
+        more = "" if len(near) == len(known) else f" (of {len(known)})"
+        super().__init__(f"Unknown {kind} {got!r}; the nearest are: {', '.join(near)}{more}.")
+
+
+class MissingFileError(MarginError):
+    """A file or folder that was named does not exist."""
+
+    def __init__(self, path: str | Path, what: str = "file") -> None:
+        """Name the path and what was looked for."""
+        super().__init__(f"Expected a {what} at {path}, found none; is the path right?")
+
+
+class FileFormatError(MarginError):
+    """A file exists but does not hold what it should."""
+
+    def __init__(self, path: str | Path, expected: str, got: str) -> None:
+        """Name the file, what it should hold and what it holds."""
+        super().__init__(f"Expected {path} to hold {expected}, got {got}.")
+
+
+class ChecksumError(MarginError):
+    """A file's content is not the content that was recorded."""
+
+    def __init__(self, path: str | Path, expected: str, got: str) -> None:
+        """Name the file and both digests."""
+        super().__init__(
+            f"Expected {path} to have SHA-256 {expected[:16]}..., got {got[:16]}...; damaged, or another version?"
+        )
+
+
+class NoHeadError(MarginError):
+    """A network's logits are not a linear layer applied to features."""
+
+    def __init__(self, reason: str) -> None:
+        """Say why no head was found."""
+        super().__init__(
+            f"Expected a network that ends in a linear layer, but {reason}; "
+            "features are unavailable, everything that needs only logits still works."
+        )
+
+
+class NonFiniteLogitsError(MarginError):
+    """A network returned NaN or infinity."""
+
+    def __init__(self, count: int, total: int) -> None:
+        """Count the images whose logits are not finite."""
+        super().__init__(
+            f"Expected finite logits, got NaN or infinity on {count} of {total} images; "
+            "are the weights trained and the inputs in [0, 1]?"
+        )
+
+
+class DegenerateError(MarginError):
+    """A statistic is not defined on this sample."""
+
+    def __init__(self, statistic: str, reason: str) -> None:
+        """Name the statistic and what is missing."""
+        super().__init__(f"{statistic} is not defined here: {reason}.")
+
+
+class MissingColumnError(MarginError):
+    """A table lacks a column that was asked for."""
+
+    def __init__(self, column: str, present: Iterable[str]) -> None:
+        """Name the column and those that are present."""
+        super().__init__(f"Expected a column {column!r}, the table has: {', '.join(present)}.")
+
+
+class RecordError(MarginError):
+    """A record on disk does not match what is being asked of it."""
+
+
+class DownloadError(MarginError):
+    """Something would have to be downloaded, or could not be."""
+
+
+class UsageError(MarginError):
+    """Options that do not go together, or a value that cannot be meant."""
+
+
+class PageError(MarginError):
+    """A page of the book failed while it was executed."""
+
+
+def _likely_scale(low: float, high: float) -> str:
+    if math.isnan(low + high):
+        return "NaN came in, so the images were damaged before they got here"
+    if low < 0:
+        return "they look mean-normalised: a network here normalises its own inputs"
+    for factor in (16, 255):
+        if high <= factor:
+            return f"divide by {factor}" if high > 1.5 else "they leave the box slightly: clamp them"
+    return "rescale them to [0, 1]"

@@ -1,0 +1,36 @@
+"""Counting what an attack costs: forward and backward passes, seen from the network's side."""
+
+from torch import Tensor, nn
+
+
+class CountPasses(nn.Module):
+    """A network that counts the images passed through it, forward and backward.
+
+    An attack cannot know that it is being counted, so the count does not rest on its word.
+
+    Args:
+        model: Any network from images (n, c, h, w) to logits (n, k).
+
+    Attributes:
+        forward_images: Images seen by a forward pass so far.
+        backward_images: Images seen by a backward pass so far; k passes for k classes count k times.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Start both counts at zero."""
+        super().__init__()
+        self.model = model
+        self.forward_images = 0
+        self.backward_images = 0
+        self.train(model.training)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Pass images through the network and count them."""
+        self.forward_images += len(inputs)
+        logits = self.model(inputs)
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)
+        return logits
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.backward_images += len(gradient)
