@@ -121,6 +121,17 @@ class PageError(MarginError):
     """A page of the book failed while it was executed."""
 
 
+class UnsupportedLayerError(MarginError):
+    """A network holds a layer that no certificate here can reason about."""
+
+    def __init__(self, layer: str, reason: str) -> None:
+        """Name the layer and why it cannot be read."""
+        super().__init__(
+            "Expected a network of linear, convolution, average pooling, batch normalisation, flattening, ReLU and "
+            f"residual layers, got {layer}: {reason}; attacks and scores still work."
+        )
+
+
 def _likely_scale(low: float, high: float) -> str:
     if math.isnan(low + high):
         return "NaN came in, so the images were damaged before they got here"

@@ -1,0 +1,187 @@
+"""Images and labels by name or by path, decoded to [0, 1] here and nowhere else."""
+
+import functools
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from margincons.errors import DownloadError, FileFormatError, MissingFileError, ShapeError, UnknownNameError, UsageError
+from margincons.threat import check_images
+
+DATASETS = ("digits", "cifar10", "cifar100", "imagenet")
+DIGITS_SPLITS = {"train": 797, "calibration": 200, "test": 800}
+_DIGITS_SEED = 20240626
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Labelled images, in a fixed order."""
+
+    inputs: Tensor  # (n, c, h, w), float32, [0, 1]
+    labels: Tensor  # (n,), int64
+    name: str  # what load_images was asked for
+    decoding: str  # how stored values became [0, 1]
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.inputs)
+
+    def checksum(self) -> str:
+        """SHA-256 over the decoded images and labels."""
+        digest = hashlib.sha256(self.inputs.numpy().tobytes())
+        digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_images(dataset: str, *, split: str = "test", n: int | None = None, download: bool = False) -> Images:
+    """Load images by name, or from a file or folder of one's own.
+
+    Args:
+        dataset: "digits" (bundled with scikit-learn), "cifar10", "cifar100", "imagenet"; or the path of an .npz with
+            arrays ``x`` (n, c, h, w) or (n, h, w, c) and ``y`` (n,); or of a folder with one subfolder per class.
+        split: "train", "calibration" (digits only) or "test". Files and folders have one split: "test".
+        n: How many images, from the first; all when None or 0. A folder is shuffled once and for all before.
+        download: Whether CIFAR may be downloaded when it is not on disk.
+
+    Raises:
+        UnknownNameError: If the name is neither a dataset nor looks like a path.
+        MissingFileError: If a path does not exist.
+        FileFormatError: If a file does not hold images and labels.
+        DownloadError: If CIFAR or ImageNet is not on disk and may not be downloaded.
+    """
+    if n is not None and n < 0:
+        raise UsageError(f"Expected a number of images of 0 (all) or more, got {n}.")
+    if dataset == "digits":
+        images = _digits(split)
+    elif dataset in ("cifar10", "cifar100"):
+        images = _cifar(dataset, split, download)
+    elif dataset == "imagenet":
+        images = _imagenet(split, n)
+    elif dataset.endswith(".npz"):
+        images = _npz(Path(dataset))
+    elif os.sep in dataset or Path(dataset).is_dir():
+        images = _folder(Path(dataset), n)
+    else:
+        raise UnknownNameError("dataset", dataset, DATASETS)
+    check_images(images.inputs)
+    if n:
+        images = Images(inputs=images.inputs[:n], labels=images.labels[:n], name=images.name, decoding=images.decoding)
+    return images
+
+
+@functools.cache
+def _digits(split: str) -> Images:
+    from sklearn.datasets import load_digits
+
+    if split not in DIGITS_SPLITS:
+        raise UnknownNameError("split of digits", split, DIGITS_SPLITS)
+    stored = load_digits()
+    order = np.random.default_rng(_DIGITS_SEED).permutation(len(stored.target))
+    ends = np.cumsum(list(DIGITS_SPLITS.values()))
+    parts = dict(zip(DIGITS_SPLITS, np.split(order, ends[:-1]), strict=True))
+    rows = parts[split]
+    return Images(
+        inputs=torch.from_numpy(stored.images[rows] / 16).float()[:, None],
+        labels=torch.from_numpy(stored.target[rows]).long(),
+        name=f"digits/{split}",
+        decoding="divided by 16",
+    )
+
+
+def data_folder() -> Path:
+    """Where downloaded datasets live: the environment variable MARGINCONS_DATA, else a folder of the user's cache."""
+    return Path(os.environ.get("MARGINCONS_DATA", "~/.cache/margincons/data")).expanduser()
+
+
+def _cifar(dataset: str, split: str, download: bool) -> Images:
+    from torchvision import datasets
+
+    if split not in ("train", "test"):
+        raise UnknownNameError(f"split of {dataset}", split, ("train", "test"))
+    source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[dataset]
+    folder = data_folder()
+    try:
+        stored = source(str(folder), train=split == "train", download=download)
+    except (RuntimeError, OSError) as error:
+        if download:
+            raise DownloadError(f"Expected to download {dataset} to {folder}, but: {error}") from error
+        raise DownloadError(
+            f"Expected {dataset} in {folder}, found none; ask for the download (download=True, --download), "
+            "or name another folder in MARGINCONS_DATA."
+        ) from None
+    return Images(
+        inputs=torch.from_numpy(stored.data).permute(0, 3, 1, 2).float() / 255,
+        labels=torch.tensor(stored.targets),
+        name=f"{dataset}/{split}",
+        decoding="divided by 255",
+    )
+
+
+def _imagenet(split: str, n: int | None) -> Images:
+    folder = data_folder() / "imagenet" / ("val" if split == "test" else split)
+    if not folder.is_dir():
+        raise DownloadError(
+            f"Expected ImageNet's images, one folder per class, in {folder}; "
+            "its licence forbids fetching them for you: put them there, or name another folder in MARGINCONS_DATA."
+        )
+    return _folder(folder, n)
+
+
+def _npz(path: Path) -> Images:
+    if not path.is_file():
+        raise MissingFileError(path, "file of images")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in ("x", "y") if name in stored.files}
+            names = stored.files
+    except (OSError, ValueError) as error:
+        raise FileFormatError(path, "arrays x and y saved by numpy", str(error).splitlines()[0]) from None
+    if len(arrays) < 2:
+        raise FileFormatError(path, "arrays x (images) and y (labels)", f"arrays {', '.join(names)}")
+    pixels, labels = arrays["x"], arrays["y"]
+    if pixels.ndim != 4 or labels.shape != (len(pixels),):
+        raise FileFormatError(path, "x (n, c, h, w) and y (n,)", f"x {pixels.shape} and y {labels.shape}")
+    if pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3):
+        pixels = pixels.transpose(0, 3, 1, 2)
+    decoding = "divided by 255" if pixels.dtype == np.uint8 else "as stored"
+    scale = 255 if pixels.dtype == np.uint8 else 1
+    return Images(
+        inputs=torch.from_numpy(np.ascontiguousarray(pixels)).float() / scale,
+        labels=torch.from_numpy(labels.astype(np.int64)),
+        name=path.stem,
+        decoding=decoding,
+    )
+
+
+def _folder(path: Path, n: int | None, size: int = 224) -> Images:
+    """Images of one subfolder per class, in a fixed shuffled order, so that the first n are a fair sample.
+
+    Images of several sizes, or larger ones, are resized and cropped as ImageNet's are.
+    """
+    if not path.is_dir():
+        raise MissingFileError(path, "folder of images")
+    from torchvision import datasets, transforms
+
+    try:
+        stored = datasets.ImageFolder(str(path))
+    except FileNotFoundError:
+        raise FileFormatError(path, "one subfolder of images per class", "no such subfolder") from None
+    rows = np.random.default_rng(0).permutation(len(stored))[: n or None]
+    shapes = {stored[row][0].size for row in rows[:16]}
+    same = len(shapes) == 1 and max(next(iter(shapes))) <= size
+    steps = [] if same else [transforms.Resize(256), transforms.CenterCrop(size)]
+    decode = transforms.Compose([*steps, transforms.ToTensor()])
+    pairs = [(decode(image), label) for image, label in (stored[row] for row in rows)]
+    if len({image.shape for image, _ in pairs}) > 1:
+        raise ShapeError("the images of a folder", "of one size", "several sizes")
+    return Images(
+        inputs=torch.stack([image for image, _ in pairs]),
+        labels=torch.tensor([label for _, label in pairs]),
+        name=path.name,
+        decoding="divided by 255" + ("" if same else f", resized to 256 and cropped to {size}"),
+    )

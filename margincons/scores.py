@@ -1,0 +1,130 @@
+"""Cheap scores of brittleness: one number per image, from one forward pass.
+
+Every score is a function of logits, and some of features and the head too. `SCORES` declares for each whether
+it falls or rises with brittleness; that sign is part of the definition and never taken from data.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from margincons.classifier import Head, Outputs
+from margincons.errors import ShapeError, UnknownNameError
+from margincons.threat import dual_norm, vector_norm
+
+
+def logit_margin(logits: Tensor) -> Tensor:
+    """Top logit minus runner-up, in logits.
+
+    Source: Ngnawe et al., 2024, arXiv:2406.18451, section 2.
+
+    Args:
+        logits: Logits (n, k), k >= 2.
+
+    Returns:
+        One margin per image, (n,), never negative.
+
+    Raises:
+        ShapeError: If there are fewer than two classes.
+    """
+    if logits.dim() != 2 or logits.shape[1] < 2:
+        raise ShapeError("logits", "(n, k) with k >= 2", tuple(logits.shape))
+    top = logits.topk(2, dim=1).values
+    return top[:, 0] - top[:, 1]
+
+
+def feature_margin(logits: Tensor, head: Head, *, norm: str) -> Tensor:
+    """Exact distance from the features to the decision boundary of the head, in feature units.
+
+    The least of (f_i - f_j) / ||w_i - w_j||_q over rivals j, with q dual to ``norm``. A rival with the same
+    weights as the predicted class is never reached: its distance is infinite.
+
+    Source: Ngnawe et al., 2024, arXiv:2406.18451, section 3.
+
+    Args:
+        logits: Logits (n, k).
+        head: The last linear layer.
+        norm: Norm of the feature space.
+
+    Returns:
+        One distance per image, (n,).
+    """
+    predicted = logits.argmax(dim=1)
+    gaps = logits.gather(1, predicted[:, None]) - logits
+    weight = head.weight
+    k = len(weight)
+    lengths = vector_norm((weight[:, None] - weight[None]).reshape(k * k, -1), dual_norm(norm)).view(k, k)
+    distances = gaps / lengths[predicted]
+    distances = torch.where(lengths[predicted] > 0, distances, torch.inf)
+    return distances.scatter(1, predicted[:, None], torch.inf).amin(dim=1)
+
+
+def probability_margin(logits: Tensor) -> Tensor:
+    """Top softmax probability minus runner-up, (n,), in [0, 1]."""
+    return logit_margin(logits.softmax(dim=1))
+
+
+def max_probability(logits: Tensor) -> Tensor:
+    """Largest softmax probability, (n,).
+
+    Source: Hendrycks and Gimpel, 2017, arXiv:1610.02136.
+    """
+    return logits.softmax(dim=1).amax(dim=1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of the softmax, (n,), in nats."""
+    return -(logits.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1)
+
+
+def energy(logits: Tensor) -> Tensor:
+    """Minus the log-sum-exp of the logits, (n,).
+
+    Source: Liu et al., 2020, arXiv:2010.03759.
+    """
+    return -logits.logsumexp(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A score and what it means."""
+
+    compute: Callable[[Outputs, Head | None, str], Tensor]  # outputs, head, norm -> (n,)
+    brittle_when: str  # "low" or "high"
+    needs_head: bool = False
+
+
+SCORES = {
+    "logit_margin": Score(compute=lambda out, head, norm: logit_margin(out.logits), brittle_when="low"),
+    "feature_margin": Score(
+        compute=lambda out, head, norm: feature_margin(out.logits, head, norm=norm),
+        brittle_when="low",
+        needs_head=True,
+    ),
+    "probability_margin": Score(compute=lambda out, head, norm: probability_margin(out.logits), brittle_when="low"),
+    "max_probability": Score(compute=lambda out, head, norm: max_probability(out.logits), brittle_when="low"),
+    "entropy": Score(compute=lambda out, head, norm: entropy(out.logits), brittle_when="high"),
+    "energy": Score(compute=lambda out, head, norm: energy(out.logits), brittle_when="high"),
+}
+
+
+def robustness_sign(score: str) -> int:
+    """+1 for a score that is low on brittle images, -1 for one that is high on them.
+
+    Raises:
+        UnknownNameError: If no score has that name.
+    """
+    if score not in SCORES:
+        raise UnknownNameError("score", score, SCORES)
+    return 1 if SCORES[score].brittle_when == "low" else -1
+
+
+def all_scores(outputs: Outputs, head: Head | None, *, norm: str) -> dict[str, Tensor]:
+    """Every score that this network allows, by name, each (n,); those that need a head are left out without one."""
+    return {
+        name: score.compute(outputs, head, norm)
+        for name, score in SCORES.items()
+        if head is not None or not score.needs_head
+    }
