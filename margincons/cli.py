@@ -1,21 +1,34 @@
-"""The command line: `margincons book | measure | report | models | train`."""
+"""The command line: `margincons book | measure | report | models | train`. It only parses, calls and prints."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
 
-from margincons.errors import MarginError
+from margincons.errors import MarginError, PageError
+
+EXAMPLES = {
+    "book": "margincons book --profile digits -p n_images 200",
+    "measure": "margincons measure digits/trades nets.py:my_net --data digits --attack fab_paper --out runs",
+    "report": "margincons report digits/trades/Linf/fab_paper --epsilon 0.1",
+    "models": "margincons models robustbench/cifar10/Linf",
+    "train": "margincons train digits/pgd_at",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        Exit status: 0, 1 when work failed (a page, a retrained network that disagrees), 2 for wrong use.
+        Exit status: 0; 1 when work failed (a page, a retrained network that disagrees); 2 for wrong use.
     """
-    options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        options = _parser().parse_args(arguments)
+        return options.run(options) or 0
+    except PageError as error:
+        print(f"margincons: {error}", file=sys.stderr)
+        return 1
     except MarginError as error:
         print(f"margincons: {error}", file=sys.stderr)
         return 2
@@ -24,23 +37,135 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _book(options: argparse.Namespace) -> int | None:
+    from margincons.book import build_book
+
+    return build_book(
+        profile=options.profile,
+        parameters=dict(options.parameter),
+        pages=options.page or None,
+        jobs=options.jobs,
+        dry_run=options.dry_run,
+        force=options.force,
+    )
+
+
+def _measure(options: argparse.Namespace) -> None:
+    from margincons.measure import measure, record_folder
+
+    for model_id in options.models:
+        out = record_folder(options.out, model_id, options.norm, options.attack)
+        table = measure(
+            model_id,
+            options.data,
+            norm=options.norm,
+            attack=options.attack,
+            effort=options.effort,
+            out=out,
+            epsilon=options.epsilon,
+            limit=options.limit,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            shard_size=options.shard_size,
+            device=options.device,
+            download=options.download,
+        )
+        found = int(table["success"].sum())
+        print(f"{out}: {len(table)} images, {found} verified witnesses, {len(table) - found} without one")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from margincons.records import read_record
+    from margincons.report import report
+
+    tables = {name: read_record(name) for name in options.records}
+    print(report(tables, epsilon=options.epsilon, score=options.score).to_string())
+
+
+def _models(options: argparse.Namespace) -> None:
+    from margincons.zoo import list_models
+
+    print("\n".join(list_models(options.prefix)))
+
+
 def _train(options: argparse.Namespace) -> int:
     from margincons.zoo.training import retrain
 
     outcomes = [retrain(model_id, out=options.out, seed=options.seed, progress=True) for model_id in options.models]
-    for outcome in outcomes:
-        print(outcome)
+    print("\n".join(str(outcome) for outcome in outcomes))
     return 0 if all(outcome.agrees for outcome in outcomes) else 1
 
 
+def _number(text: str) -> float:
+    """Read 0.1 as well as 8/255."""
+    try:
+        return float(Fraction(text.replace(" ", "")))
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"expected a number such as 0.1 or 8/255, got {text!r}") from None
+
+
+class _Parameter(argparse.Action):
+    """Collect ``-p name value`` pairs, the value read as YAML would read it."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        import yaml
+
+        name, value = values
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), (name, yaml.safe_load(value))])
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="margincons")
-    commands = parser.add_subparsers(required=True)
-    train = commands.add_parser("train")
-    train.add_argument("models", nargs="+")
-    train.add_argument("--out", default="runs/train")
+    parser = argparse.ArgumentParser(prog="margincons", description=sys.modules["margincons"].__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run, summary: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=summary, description=summary, epilog=f"example: {EXAMPLES[name]}")
+        added.set_defaults(run=run)
+        return added
+
+    book = command("book", _book, "Execute the pages through papermill and build the book into _build/html.")
+    book.add_argument("--profile", default="digits", help="notebooks/params/PROFILE.yaml (default: digits)")
+    book.add_argument(
+        "-p",
+        "--parameter",
+        nargs=2,
+        action=_Parameter,
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set one page parameter",
+    )
+    book.add_argument("--page", action="append", default=[], help="only this page; may be repeated")
+    book.add_argument("--jobs", type=int, default=2, help="pages executed side by side (default: 2)")
+    book.add_argument("--dry-run", action="store_true", help="list what would be executed and downloaded")
+    book.add_argument("--force", action="store_true", help="execute pages that are up to date too")
+
+    measure = command("measure", _measure, "Measure the margins of networks on images and keep them as records.")
+    measure.add_argument("models", nargs="+", metavar="MODEL", help="an id of the zoo, or path/to/file.py:function")
+    measure.add_argument("--data", required=True, help="digits, cifar10, cifar100, imagenet, an .npz or a folder")
+    measure.add_argument("--norm", default="Linf", help="Linf (default), L2 or L1")
+    measure.add_argument("--attack", default="fab_restarts", help="a minimum-norm attack, or one with --epsilon")
+    measure.add_argument("--effort", default="standard", help="fast, standard (default), fine or exhaustive")
+    measure.add_argument("--epsilon", type=_number, help="budget of an attack that has one, such as 8/255")
+    measure.add_argument("--out", type=Path, default=Path("runs"), help="folder of records (default: runs)")
+    measure.add_argument("--limit", type=int, help="only the first images")
+    measure.add_argument("--seed", type=int, default=0)
+    measure.add_argument("--batch-size", type=int, default=200)
+    measure.add_argument("--shard-size", type=int, default=200, help="images per file of the record")
+    measure.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    measure.add_argument("--download", action="store_true", help="allow downloads of checkpoints and data sets")
+
+    report = command("report", _report, "Print consistency and detection, with intervals, for one or more records.")
+    report.add_argument("records", nargs="+", metavar="RECORD", help="a folder, or the name of a shipped record")
+    report.add_argument("--epsilon", type=_number, required=True, help="brittle means margin <= epsilon: 0.1, 8/255")
+    report.add_argument("--score", default="logit_margin", help="column that scores robustness")
+
+    models = command("models", _models, "List the networks that have an id.")
+    models.add_argument("prefix", nargs="?", default="", help="only ids that start with this")
+
+    train = command("train", _train, "Train bundled networks again and hold the outcome against the recorded one.")
+    train.add_argument("models", nargs="+", metavar="ID", help="digits/<recipe>")
+    train.add_argument("--out", default="runs/train", help="folder for the weights (default: runs/train)")
     train.add_argument("--seed", type=int, default=0)
-    train.set_defaults(run=_train)
     return parser
 
 

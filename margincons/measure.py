@@ -72,7 +72,7 @@ def measure(
     classifier = Classifier(model, images.inputs[:2])
     out = Path(out)
     settings = {
-        "model": model_id,
+        "model": _portable(model_id),
         "weights_sha256": state_sha256(model),
         "data": images.name,
         "data_sha256": images.checksum(),
@@ -100,6 +100,11 @@ def measure(
     return read_record(out)
 
 
+def record_folder(root: Path, model_id: str, norm: str, attack: str) -> Path:
+    """Where a record lies among others: root/digits/trades/Linf/fab_paper, root/nets.cnn/Linf/fab_paper."""
+    return root / _portable(model_id).replace(".py:", ".") / norm / attack
+
+
 def choose_device(device: str) -> str:
     """Resolve "auto", and refuse "cuda" where there is none.
 
@@ -113,6 +118,11 @@ def choose_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("Expected a CUDA device, torch sees none; use device 'cpu', or 'auto' to take what is there.")
     return device
+
+
+def _portable(model_id: str) -> str:
+    """Leave the folder out of a user's network, path/nets.py:cnn: the checksum of its weights identifies it."""
+    return model_id.rsplit("/", 1)[-1] if ".py:" in model_id else model_id
 
 
 def _finished(path: Path, settings: dict) -> bool:

@@ -1,0 +1,94 @@
+"""Projected gradient ascent inside a ball, from random starts."""
+
+import torch
+from torch import Tensor, nn
+
+from margincons.attacks.randomness import gaussian, uniform
+from margincons.attacks.result import AttackResult, rival_lead
+from margincons.attacks.steps import input_gradient, steepest_step
+from margincons.errors import UsageError
+from margincons.threat import ThreatModel, check_images, per_item, project, vector_norm
+
+
+def pgd(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    norm: str = "Linf",
+    steps: int = 40,
+    restarts: int = 1,
+    step_size: float | None = None,
+    seed: int = 0,
+    indices: Tensor | None = None,
+) -> AttackResult:
+    """Climb the cross-entropy by projected gradient steps; keep each image's best end point over restarts.
+
+    Source: Madry et al., 2018, arXiv:1706.06083, section 2.1. Best is the end point where the strongest other
+    class leads by most. The step in L1 fills the steepest pixels first, as the pixel box demands.
+
+    Args:
+        model: Maps images (n, c, h, w) to logits (n, k); it normalises its own inputs.
+        inputs: Images (n, c, h, w) on the [0, 1] pixel scale.
+        labels: Classes to leave, (n,); the predictions, when margins are wanted.
+        epsilon: Radius of the ball on the [0, 1] pixel scale: 8/255, not 8.
+        norm: "Linf", "L2" or "L1".
+        steps: Number of steps in each restart.
+        restarts: Number of random starts, each drawn inside the ball.
+        step_size: Length of a step in the same norm; 2.5 * epsilon / steps unless given.
+        seed: Together with an image's index and the restart, fixes its random start.
+        indices: Each image's place in its data set, (n,); its place in the batch unless given.
+
+    Raises:
+        PixelRangeError: If an image leaves [0, 1].
+        UsageError: If there is no step, no restart, or an epsilon that cannot be meant.
+    """
+    check_images(inputs)
+    threat = ThreatModel(norm=norm, epsilon=epsilon)
+    if steps < 1 or restarts < 1:
+        raise UsageError(f"Expected at least one step and one restart, got steps={steps} and restarts={restarts}.")
+    length = 2.5 * epsilon / steps if step_size is None else step_size
+    indices = torch.arange(len(inputs)) if indices is None else indices
+    best, best_lead = inputs, torch.full_like(inputs[:, 0, 0, 0], -torch.inf)
+    for restart in range(restarts):
+        adversarial = random_start(inputs, threat, seed=seed, indices=indices, restart=restart)
+        for _ in range(steps):
+            moved = adversarial + steepest_step(input_gradient(model, adversarial, labels), adversarial, length, norm)
+            adversarial = _into_ball(inputs, moved, threat)
+        with torch.no_grad():
+            lead = rival_lead(model(adversarial), labels)
+        better = lead > best_lead
+        best = torch.where(per_item(better, inputs), adversarial, best)
+        best_lead = torch.where(better, lead, best_lead)
+    return AttackResult.judge(model, inputs, best, labels, norm=norm)
+
+
+def random_start(inputs: Tensor, threat: ThreatModel, *, seed: int, indices: Tensor, restart: int) -> Tensor:
+    """Draw one point per image, uniformly from the ball around it, then clamped into [0, 1].
+
+    Args:
+        inputs: Images (n, c, h, w) in [0, 1].
+        threat: The ball.
+        seed: With ``indices`` and ``restart``, all that the draw depends on.
+        indices: Each image's place in its data set, (n,).
+        restart: Number of the start, from 0.
+    """
+    key = {"seed": seed, "indices": indices, "device": inputs.device}
+    shape = tuple(inputs.shape[1:])
+    if threat.norm == "Linf":
+        offset = 2 * uniform(shape, restart=restart, **key) - 1
+    else:
+        if threat.norm == "L2":
+            direction = gaussian(shape, restart=restart, **key)
+        else:
+            centred = 2 * uniform(shape, restart=restart, **key) - 1
+            direction = -centred.sign() * torch.log1p(-centred.abs())  # Laplace: uniform over the L1 sphere
+        radius = uniform((1,), restart=-1 - restart, **key)[:, 0] ** (1 / inputs[0].numel())
+        offset = direction * per_item(radius / vector_norm(direction, threat.norm), inputs)
+    return (inputs + threat.epsilon * offset.to(inputs.dtype)).clamp(0, 1)
+
+
+def _into_ball(inputs: Tensor, moved: Tensor, threat: ThreatModel) -> Tensor:
+    radius = torch.full_like(inputs[:, 0, 0, 0], threat.epsilon)
+    return (inputs + project(moved - inputs, radius, threat.norm)).clamp(0, 1)  # the clamp only shortens

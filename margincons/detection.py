@@ -1,0 +1,117 @@
+"""Detecting brittle decisions: images whose input margin is at most epsilon, found by a cheap score."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from margincons.consistency import column
+from margincons.intervals import Estimate, estimate
+from margincons.scores import robustness_sign
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """How well a score finds the brittle images of one record; brittle is the positive class."""
+
+    auroc: Estimate
+    aupr: Estimate  # average precision
+    aupr_trapezoid: Estimate  # trapezoids under the same curve, as the paper computes it
+    fpr95: Estimate  # share of robust images flagged where 95% of the brittle ones are
+    threshold95: Estimate  # the score at which that happens, in the score's own units
+    brittle: Estimate  # base rate
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """The ROC and precision-recall curves behind the figures."""
+
+    false_positive_rate: np.ndarray
+    true_positive_rate: np.ndarray
+    recall: np.ndarray
+    precision: np.ndarray
+
+
+def detection(
+    table: pd.DataFrame,
+    *,
+    epsilon: float,
+    score: str = "logit_margin",
+    margin: str = "upper",
+    replicates: int = 1000,
+    seed: int = 0,
+) -> Detection:
+    """Score the detection of images with margin <= epsilon.
+
+    Source: Ngnawe et al., 2024, arXiv:2406.18451, section 4; the intervals are ours.
+
+    Args:
+        table: A record, one row per image.
+        epsilon: Radius on the [0, 1] pixel scale, in the record's norm.
+        score: A column named in `margincons.scores.SCORES`, which fixes its sign.
+        margin: The column that holds the input margin, or a bound on it.
+        replicates: Bootstrap samples of each interval.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        MissingColumnError: If the table lacks a column.
+        UnknownNameError: If no score has that name.
+        DegenerateError: If all images are brittle at epsilon, or none.
+    """
+    brittle, brittleness = _brittle(table, epsilon, score, margin)
+    options = {"replicates": replicates, "seed": seed}
+    threshold = estimate("threshold_at_tpr", brittle, brittleness, **options)
+    return Detection(
+        auroc=estimate("auroc", brittle, brittleness, **options),
+        aupr=estimate("average_precision", brittle, brittleness, **options),
+        aupr_trapezoid=estimate("aupr_trapezoid", brittle, brittleness, **options),
+        fpr95=estimate("fpr_at_tpr", brittle, brittleness, **options),
+        threshold95=_in_units_of(score, threshold),
+        brittle=estimate("accuracy", brittle, **options),
+        n=len(table),
+    )
+
+
+def curves(table: pd.DataFrame, *, epsilon: float, score: str = "logit_margin", margin: str = "upper") -> Curves:
+    """ROC and precision-recall curves of the same detection, through scikit-learn."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    brittle, brittleness = _brittle(table, epsilon, score, margin)
+    false_positive_rate, true_positive_rate, _ = roc_curve(brittle, brittleness)
+    precision, recall, _ = precision_recall_curve(brittle, brittleness)
+    return Curves(
+        false_positive_rate=false_positive_rate,
+        true_positive_rate=true_positive_rate,
+        recall=recall,
+        precision=precision,
+    )
+
+
+def clean_accuracy(table: pd.DataFrame) -> Estimate:
+    """Share of images that are classified correctly."""
+    return estimate("accuracy", _correct(table))
+
+
+def robust_accuracy(table: pd.DataFrame, *, epsilon: float, margin: str = "upper") -> Estimate:
+    """Share of images that are classified correctly and have a margin above epsilon.
+
+    With an upper bound as margin this overestimates. For a record of an attack with a budget, pass its budget.
+    """
+    return estimate("robust_accuracy", _correct(table), column(table, margin), epsilon=epsilon)
+
+
+def _correct(table: pd.DataFrame) -> np.ndarray:
+    return column(table, "label") == column(table, "predicted")
+
+
+def _brittle(table: pd.DataFrame, epsilon: float, score: str, margin: str) -> tuple[np.ndarray, np.ndarray]:
+    return column(table, margin) <= epsilon, -robustness_sign(score) * column(table, score)
+
+
+def _in_units_of(score: str, threshold: Estimate) -> Estimate:
+    """Undo the sign that made the score rise with brittleness."""
+    if robustness_sign(score) < 0:
+        return threshold
+    ends = {"value": -threshold.value, "low": -threshold.high, "high": -threshold.low}
+    return Estimate(**ends, level=threshold.level, n=threshold.n, method=threshold.method)

@@ -1,0 +1,75 @@
+import pytest
+import torch
+from scipy.optimize import linprog
+from torch import nn
+from torch.testing import assert_close
+
+from margincons.attacks.steps import input_gradient, steepest_step
+from margincons.errors import UnknownNameError
+from margincons.threat import vector_norm
+
+
+@pytest.fixture
+def linear():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+
+
+def test_the_gradient_is_that_of_the_cross_entropy_over_the_probability_of_error(linear):
+    images, labels = torch.rand(6, 3, 2, 2), torch.tensor([0, 1, 2, 3, 0, 1])
+    probability = linear(images).softmax(dim=1)
+    error = (probability - torch.eye(4)[labels]) / (1 - probability.gather(1, labels[:, None]))
+    assert_close(input_gradient(linear, images, labels), (error @ linear[1].weight).detach().view_as(images))
+
+
+def test_the_gradient_leaves_parameters_and_images_without_one(linear):
+    images = torch.rand(2, 3, 2, 2)
+    with torch.no_grad():
+        input_gradient(linear, images, torch.tensor([0, 1]))
+    assert images.grad is None
+    assert not images.requires_grad
+    assert all(parameter.grad is None for parameter in linear.parameters())
+
+
+def test_a_network_sure_beyond_single_precision_still_has_a_gradient(linear):
+    images = torch.rand(5, 3, 2, 2)
+    for parameter in linear.parameters():
+        parameter.data *= 1e4
+    logits = linear(images)
+    assert (logits.softmax(dim=1).amax(dim=1) == 1).any()  # where the cross-entropy is flat in fp32
+    gradient = input_gradient(linear, images, logits.argmax(dim=1))
+    (own, rival), weight = logits.topk(2).indices.T, linear[1].weight.detach()
+    assert_close(gradient, (weight[rival] - weight[own]).view_as(images))
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_a_step_is_the_steepest_of_its_length(norm):
+    torch.manual_seed(0)
+    gradient, at, length = torch.randn(8, 1, 2, 3), torch.rand(8, 1, 2, 3), 0.7
+    step = steepest_step(gradient, at, length, norm)
+    gain = (gradient * step).flatten(1).sum(dim=1)
+    dual = {"Linf": "L1", "L2": "L2", "L1": "Linf"}[norm]
+    if norm != "L1":
+        assert_close(gain, length * vector_norm(gradient, dual))
+        return
+    for slope, start, found in zip(gradient.flatten(1), at.flatten(1), gain, strict=True):
+        split = torch.cat([-slope, slope]).tolist()  # up and down parts of each pixel's move
+        box = [(0, 1 - pixel) for pixel in start.tolist()] + [(0, pixel) for pixel in start.tolist()]
+        best = linprog(split, A_ub=[[1] * 12], b_ub=[length], bounds=box)
+        assert found.item() == pytest.approx(-best.fun, abs=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_a_flat_function_gives_no_step(norm):
+    flat = torch.zeros(2, 1, 2, 2)
+    assert_close(steepest_step(flat, flat + 0.5, 0.1, norm), flat)
+
+
+def test_a_gradient_whose_square_underflows_still_gives_a_whole_l2_step():
+    gradient = torch.full((1, 1, 2, 2), 1e-30)
+    assert_close(vector_norm(steepest_step(gradient, gradient, 0.1, "L2"), "L2"), torch.tensor([0.1]))
+
+
+def test_an_unknown_norm_is_refused():
+    with pytest.raises(UnknownNameError, match=r"Unknown norm 'l2'.*L2"):
+        steepest_step(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1), 0.1, "l2")
