@@ -1,12 +1,14 @@
 """Measuring: a network, images and a threat go in, a record comes out. Knows devices, batches, shards, resuming."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from margincons.classifier import Classifier
@@ -63,9 +65,7 @@ def measure(
         RecordError: If the folder holds a record of other settings.
         UsageError: If epsilon is given to an attack without a budget, or missing from one with a budget.
     """
-    if (attack in FIXED_BUDGET) != (epsilon is not None):
-        need = "needs epsilon" if attack in FIXED_BUDGET else "finds distances: it takes no epsilon"
-        raise UsageError(f"The attack {attack!r} {need}; got epsilon={epsilon}.")
+    _check_budget(attack, epsilon)
     device = choose_device(device)
     images = load_images(data, n=limit, download=download)
     model = load_model(model_id, download=download).to(device)
@@ -100,6 +100,86 @@ def measure(
     return read_record(out)
 
 
+def measure_images(
+    model: nn.Module,
+    images: Images,
+    *,
+    norm: str = "Linf",
+    attack: str = "fab_restarts",
+    effort: str = "standard",
+    epsilon: float | None = None,
+    seed: int = 0,
+    batch_size: int = 200,
+) -> pd.DataFrame:
+    """Measure a network on images at hand and keep nothing on disk: the table of `measure`, for small numbers.
+
+    Args:
+        model: Maps images (n, c, h, w) in [0, 1] to logits (n, k); measured on its own device.
+        images: From `load_images`.
+        norm: "Linf", "L2" or "L1".
+        attack: A minimum-norm attack, or one with a budget, which needs ``epsilon``.
+        effort: "fast", "standard", "fine" or "exhaustive".
+        epsilon: Budget of an attack that has one, on the [0, 1] pixel scale; None for the others.
+        seed: Fixes every random start.
+        batch_size: Images per batch.
+
+    Returns:
+        One row per image.
+
+    Raises:
+        UsageError: If epsilon is given to an attack without a budget, or missing from one with a budget.
+    """
+    _check_budget(attack, epsilon)
+    classifier = Classifier(model, images.inputs[:2])
+    settings = {"norm": norm, "attack": attack, "effort": effort, "epsilon": epsilon, "seed": seed}
+    parts = torch.arange(len(images)).split(batch_size)
+    return pd.concat([_measure_batch(classifier, images, part, settings) for part in parts], ignore_index=True)
+
+
+def obtain(model_id: str, data: str, *, norm: str, attack: str, records: str, **options: Any) -> pd.DataFrame:
+    """Take a record that ships with the package, or measure it into a folder of one's own: what pages call.
+
+    Args:
+        model_id: What `load_model` takes.
+        data: What `load_images` takes.
+        norm: "Linf", "L2" or "L1".
+        attack: Name of the attack.
+        records: "" for the shipped records; else the folder of records to resume and to extend.
+        options: Further options of `measure`. For a shipped record, only ``limit`` counts.
+    """
+    if records:
+        out = record_folder(Path(records), model_id, norm, attack)
+        return measure(model_id, data, norm=norm, attack=attack, out=out, **options)
+    table = read_record(f"{model_id}/{norm}/{attack}")
+    return table.head(options.get("limit") or len(table))
+
+
+def measure_again(table: pd.DataFrame, rows: Sequence[int]) -> pd.DataFrame:
+    """Measure some rows of a record anew, with the record's own settings, on this machine.
+
+    Args:
+        table: A record of a network and data set that have names, such as the shipped ones.
+        rows: Which rows of the table.
+
+    Returns:
+        Columns "index", "recorded", "live" (input margins) and "ratio" (live over recorded), one row per image.
+    """
+    settings = table.attrs["settings"]
+    images = load_images(settings["data"].split("/")[0])
+    classifier = Classifier(load_model(settings["model"]), images.inputs[:2])
+    chosen = table.iloc[list(rows)]
+    live = _measure_batch(classifier, images, torch.as_tensor(chosen["index"].to_numpy()), settings)
+    recorded = chosen["upper"].to_numpy()
+    return pd.DataFrame(
+        {
+            "index": chosen["index"].to_numpy(),
+            "recorded": recorded,
+            "live": live["upper"].to_numpy(),
+            "ratio": live["upper"].to_numpy() / recorded,
+        }
+    )
+
+
 def record_folder(root: Path, model_id: str, norm: str, attack: str) -> Path:
     """Where a record lies among others: root/digits/trades/Linf/fab_paper, root/nets.cnn/Linf/fab_paper."""
     return root / _portable(model_id).replace(".py:", ".") / norm / attack
@@ -118,6 +198,12 @@ def choose_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("Expected a CUDA device, torch sees none; use device 'cpu', or 'auto' to take what is there.")
     return device
+
+
+def _check_budget(attack: str, epsilon: float | None) -> None:
+    if (attack in FIXED_BUDGET) != (epsilon is not None):
+        need = "needs epsilon" if attack in FIXED_BUDGET else "finds distances: it takes no epsilon"
+        raise UsageError(f"The attack {attack!r} {need}; got epsilon={epsilon}.")
 
 
 def _portable(model_id: str) -> str:

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
@@ -59,17 +59,20 @@ def augrc_over_all_thresholds(positive, score):
     return sum((c - a) * (b + d) / 2 for (a, b), (c, d) in itertools.pairwise(points))
 
 
+@settings(max_examples=60, deadline=None)
 @given(two_columns())
 def test_kendall_tau_is_tau_b_over_all_pairs_with_infinities_tied(columns):
     assert metrics.kendall_tau(*columns) == pytest.approx(tau_b_over_all_pairs(*columns), abs=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
 @given(two_columns())
 def test_spearman_is_the_pearson_correlation_of_scipys_midranks(columns):
     ranks = [stats.rankdata(column) for column in columns]
     assert metrics.spearman(*columns) == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
 @given(flagged_scores())
 def test_auroc_is_the_share_of_pairs_in_order_with_ties_one_half(rows):
     positive, score = rows
@@ -77,6 +80,7 @@ def test_auroc_is_the_share_of_pairs_in_order_with_ties_one_half(rows):
     assert metrics.auroc(positive, score) == pytest.approx(np.mean(pairs), abs=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
 @given(flagged_scores())
 def test_areas_under_precision_and_recall_agree_with_scikit_learn(rows):
     positive, score = rows
@@ -87,6 +91,7 @@ def test_areas_under_precision_and_recall_agree_with_scikit_learn(rows):
     assert metrics.average_precision(positive, score) == pytest.approx(averaged, abs=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
 @given(flagged_scores(), st.sampled_from([0.05, 0.5, 0.75, 0.8, 0.95, 1.0]))
 def test_fpr_at_tpr_is_the_least_over_all_thresholds(rows, tpr):
     positive, score = rows
@@ -112,17 +117,20 @@ def test_fpr_counts_every_negative_that_ties_with_the_last_positive():
     assert metrics.fpr_at_tpr(positive, score) == pytest.approx(2 / 3)
 
 
+@settings(max_examples=60, deadline=None)
 @given(flagged_scores())
 def test_augrc_is_the_area_of_its_definition(rows):
     assert metrics.augrc(*rows) == pytest.approx(augrc_over_all_thresholds(*rows), abs=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
 @given(flagged_scores())
 def test_auroc_of_a_score_and_of_its_negative_sum_to_one(rows):
     positive, score = rows
     assert metrics.auroc(positive, score) + metrics.auroc(positive, -score) == pytest.approx(1, abs=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
 @given(flagged_scores(), st.sampled_from([np.exp, np.cbrt, lambda s: np.where(s == 4, INF, s)]))
 def test_strictly_increasing_maps_of_the_score_change_nothing(rows, increasing):
     positive, score = rows
@@ -133,6 +141,7 @@ def test_strictly_increasing_maps_of_the_score_change_nothing(rows, increasing):
         assert statistic(positive, increasing(score)) == statistic(positive, score)
 
 
+@settings(max_examples=60, deadline=None)
 @given(two_columns())
 def test_correlations_are_odd_in_a_column_and_symmetric(columns):
     x, y = columns

@@ -12,7 +12,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from margincons.certificates.intervals import Ball, Interval, propagate
+from margincons.certificates.boxes import Ball, Interval, propagate
 from margincons.certificates.relu_graph import Add, Relu, ReluGraph
 
 CHUNK = 2**24  # coefficients held at once for one node: 128 MiB

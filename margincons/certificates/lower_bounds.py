@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from margincons.certificates.crown import crown_boxes, lower_bound
-from margincons.certificates.intervals import Ball, propagate
+from margincons.certificates.boxes import Ball, propagate
 from margincons.certificates.relu_graph import ReluGraph
 from margincons.certificates.tracing import relu_graph
 from margincons.errors import UnknownNameError, UsageError

@@ -1,0 +1,143 @@
+"""Figures: tables in, marks on the Axes that are given; nothing is returned.
+
+Colours are Okabe and Ito's, told apart by colour-blind readers; markers and line styles repeat what colours say.
+"""
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from margincons.consistency import column
+from margincons.detection import Curves
+from margincons.zoo.bundled import bundled_index
+
+BRITTLE, ROBUST = "#D55E00", "#0072B2"
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_DASHES = ("-", "--", ":", "-.")
+
+
+def use_style() -> None:
+    """Apply the book's style sheet to every figure made from here on."""
+    plt.style.use(Path(__file__).with_name("margincons.mplstyle"))
+
+
+def model_style(model_id: str) -> dict[str, str]:
+    """Colour, marker and line style of a network: the same on every page."""
+    known = list(bundled_index())
+    place = known.index(model_id) if model_id in known else zlib.crc32(model_id.encode())
+    return {
+        "color": _COLOURS[place % len(_COLOURS)],
+        "marker": _MARKERS[place % len(_MARKERS)],
+        "linestyle": _DASHES[place // len(_COLOURS) % len(_DASHES)],
+    }
+
+
+def short_name(model_id: str) -> str:
+    """Last part of an id, for legends and axes."""
+    return model_id.rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+
+
+def margin_scatter(
+    axes: Axes,
+    table: pd.DataFrame,
+    *,
+    epsilon: float,
+    threshold: float | None = None,
+    score: str = "logit_margin",
+    margin: str = "upper",
+) -> None:
+    """Draw input margin over score, one mark per image: brittle ones as crosses, robust ones as dots.
+
+    Images without a finite margin are left out here; count them beside the figure.
+    """
+    scores, margins = column(table, score), column(table, margin)
+    brittle = margins <= epsilon
+    axes.scatter(scores[~brittle], margins[~brittle], s=9, c=ROBUST, alpha=0.5, linewidths=0, label="robust")
+    axes.scatter(scores[brittle], margins[brittle], s=13, c=BRITTLE, alpha=0.8, marker="x", lw=0.9, label="brittle")
+    axes.axhline(epsilon, color="#444444", lw=1, ls="--")
+    axes.annotate(
+        f"$\\epsilon$ = {epsilon:.3g}", (1, epsilon), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+    )
+    if threshold is not None:
+        axes.axvline(threshold, color="#444444", lw=1, ls=":")
+        axes.annotate(
+            f" $\\lambda$ = {threshold:.3g}",
+            (threshold, 1),
+            xycoords=("data", "axes fraction"),
+            va="top",
+            bbox={"facecolor": "white", "alpha": 0.8, "lw": 0, "pad": 1},
+        )
+    axes.set(xlabel=score.replace("_", " "), ylabel="input margin", xlim=(0, None), ylim=(0, None))
+
+
+def binned_medians(
+    axes: Axes,
+    table: pd.DataFrame,
+    *,
+    model_id: str,
+    bins: int = 10,
+    score: str = "logit_margin",
+    margin: str = "upper",
+) -> None:
+    """Draw the median score of equally filled bins of the input margin, with the middle half of each bin."""
+    scores, margins = column(table, score), column(table, margin)
+    finite = np.isfinite(margins)
+    groups = np.array_split(np.argsort(margins[finite], kind="stable"), bins)
+    scores, margins = scores[finite], margins[finite]
+    centre = np.array([[np.median(margins[rows]), np.median(scores[rows])] for rows in groups if len(rows)])
+    spread = np.array([np.quantile(scores[rows], [0.25, 0.75]) for rows in groups if len(rows)])
+    style = model_style(model_id)
+    axes.fill_between(centre[:, 0], spread[:, 0], spread[:, 1], color=style["color"], alpha=0.15, lw=0)
+    axes.plot(centre[:, 0], centre[:, 1], **style, ms=4, label=short_name(model_id))
+    axes.set(xlabel="input margin (median of bin)", ylabel=f"{score.replace('_', ' ')} (median of bin)")
+
+
+def roc(axes: Axes, curves: Curves, *, model_id: str) -> None:
+    """Draw one ROC curve."""
+    style = {key: value for key, value in model_style(model_id).items() if key != "marker"}
+    axes.plot(curves.false_positive_rate, curves.true_positive_rate, **style, label=short_name(model_id))
+    axes.set(xlabel="robust images flagged (FPR)", ylabel="brittle images found (TPR)", xlim=(0, 1), ylim=(0, 1.01))
+
+
+def precision_recall(axes: Axes, curves: Curves, *, model_id: str) -> None:
+    """Draw one precision-recall curve."""
+    style = {key: value for key, value in model_style(model_id).items() if key != "marker"}
+    axes.step(curves.recall, curves.precision, where="post", **style, label=short_name(model_id))
+    axes.set(xlabel="brittle images found (recall)", ylabel="precision", xlim=(0, 1), ylim=(0, 1.01))
+
+
+def margin_boxes(axes: Axes, tables: dict[str, pd.DataFrame], *, epsilon: float, margin: str = "upper") -> None:
+    """Draw the spread of input margins of several networks, one box each, infinite ones left out."""
+    values = [column(table, margin) for table in tables.values()]
+    names = [short_name(model_id) for model_id in tables]
+    boxes = axes.boxplot(
+        [finite[np.isfinite(finite)] for finite in values], orientation="horizontal", patch_artist=True, widths=0.6
+    )
+    for box, median, model_id in zip(boxes["boxes"], boxes["medians"], tables, strict=True):
+        box.set(facecolor=model_style(model_id)["color"], alpha=0.45)
+        median.set(color="black")
+    for flier in boxes["fliers"]:
+        flier.set(ms=2, alpha=0.4)
+    axes.axvline(epsilon, color="#444444", lw=1, ls="--")
+    axes.annotate(f"$\\epsilon$ = {epsilon:.3g}", (epsilon, 1), xycoords=("data", "axes fraction"), va="bottom")
+    axes.set_yticks(range(1, len(names) + 1), names)
+    axes.invert_yaxis()
+    axes.set(xlabel="input margin", xlim=(0, None))
+
+
+def pictures(axes: Sequence[Axes], images: Tensor, titles: Sequence[str]) -> None:
+    """Show images (n, c, h, w) in [0, 1], one per Axes, with a title each."""
+    for place, image, title in zip(axes, images, titles, strict=True):
+        pixels = image.permute(1, 2, 0).squeeze(-1).cpu().numpy()
+        place.imshow(pixels, vmin=0, vmax=1)
+        place.set_title(title, fontsize=8)
+        place.set(xticks=[], yticks=[])
+        place.grid(visible=False)
+        place.spines[:].set_visible(True)
