@@ -1,5 +1,8 @@
 """Counting what an attack costs: forward and backward passes, seen from the network's side."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import Tensor, nn
 
 
@@ -12,8 +15,9 @@ class CountPasses(nn.Module):
         model: Any network from images (n, c, h, w) to logits (n, k).
 
     Attributes:
-        forward_images: Images seen by a forward pass so far.
+        forward_images: Images seen by a forward pass of the search so far.
         backward_images: Images seen by a backward pass so far; k passes for k classes count k times.
+        verification_images: Images seen by a forward pass inside `verification`, counted apart.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -22,11 +26,16 @@ class CountPasses(nn.Module):
         self.model = model
         self.forward_images = 0
         self.backward_images = 0
+        self.verification_images = 0
+        self._verifying = False
         self.train(model.training)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Pass images through the network and count them."""
-        self.forward_images += len(inputs)
+        if self._verifying:
+            self.verification_images += len(inputs)
+        else:
+            self.forward_images += len(inputs)
         logits = self.model(inputs)
         if logits.requires_grad:
             logits.register_hook(self._count_backward)
@@ -34,3 +43,16 @@ class CountPasses(nn.Module):
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.backward_images += len(gradient)
+
+
+@contextmanager
+def verification(model: nn.Module) -> Iterator[None]:
+    """Count the passes made in here as verification, not as search; a network that does not count is left alone."""
+    counting = isinstance(model, CountPasses)
+    if counting:
+        before, model._verifying = model._verifying, True
+    try:
+        yield
+    finally:
+        if counting:
+            model._verifying = before

@@ -37,8 +37,8 @@ def uniform(shape: tuple[int, ...], *, seed: int, indices: Tensor, restart: int,
 
 def gaussian(shape: tuple[int, ...], *, seed: int, indices: Tensor, restart: int, device: torch.device | str) -> Tensor:
     """Draw from the standard normal distribution, keyed as in `uniform`; equal across devices to rounding."""
-    draws = uniform(shape, seed=seed, indices=indices, restart=restart, device=device)
-    return torch.special.ndtri(draws + 2.0**-25)  # a half-step inwards: the quantile at 0 is infinite
+    draws = uniform(shape, seed=seed, indices=indices, restart=restart, device=device).double()
+    return torch.special.ndtri(draws + 2.0**-25).float()  # midpoints: the quantiles at 0 and 1 are infinite
 
 
 def _mix(state: Tensor) -> Tensor:

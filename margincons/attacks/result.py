@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from margincons.passes import verification
 from margincons.threat import check_images, vector_norm
 
 WITNESS_FRACTION = 1e-5  # of the largest |logit|: ten times the spread between batches on the bundled networks
@@ -45,7 +46,8 @@ class AttackResult:
         """
         check_images(inputs)
         candidates = torch.where(adversarial.isfinite(), adversarial, inputs).clamp(0, 1).to(inputs.dtype)
-        success, rival = _is_witness_everywhere(model, candidates, labels)
+        with verification(model):
+            success, rival = _is_witness_everywhere(model, candidates, labels)
         kept = torch.where(success.view(-1, 1, 1, 1), candidates, inputs)
         upper = vector_norm(kept - inputs, norm)
         return cls(
@@ -83,14 +85,15 @@ def step_outwards(model: nn.Module, inputs: Tensor, candidates: Tensor, labels: 
         Candidates (n, c, h, w), moved by the least of `STRETCHES` that makes them witnesses, else unmoved.
     """
     candidates = candidates.clone()
-    left = (~leads_clearly(model(candidates), labels)).nonzero()[:, 0]
-    for stretch in STRETCHES:
-        if len(left) == 0:
-            break
-        moved = (inputs[left] + (1 + stretch) * (candidates[left] - inputs[left])).clamp(0, 1)
-        clear = leads_clearly(model(moved), labels[left])
-        candidates[left[clear]] = moved[clear]
-        left = left[~clear]
+    with verification(model):
+        left = (~leads_clearly(model(candidates), labels)).nonzero()[:, 0]
+        for stretch in STRETCHES:
+            if len(left) == 0:
+                break
+            moved = (inputs[left] + (1 + stretch) * (candidates[left] - inputs[left])).clamp(0, 1)
+            clear = leads_clearly(model(moved), labels[left])
+            candidates[left[clear]] = moved[clear]
+            left = left[~clear]
     return candidates
 
 

@@ -2,9 +2,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import kstest
+from scipy.stats import kstest, norm
 from torch.testing import assert_close
 
+from margincons.attacks import randomness
 from margincons.attacks.randomness import gaussian, uniform
 
 WORDS = 2**64
@@ -56,6 +57,12 @@ def test_gaussian_draws_are_standard_normal_and_finite():
     draws = draw(range(200), shape=(500,), source=gaussian)
     assert draws.isfinite().all()
     assert kstest(draws.flatten().numpy(), "norm").pvalue > 0.01
+
+
+@pytest.mark.parametrize("extreme", [0.0, 1 - 2.0**-24])
+def test_the_extreme_uniform_draws_give_finite_gaussian_ones(extreme, monkeypatch):
+    monkeypatch.setattr(randomness, "uniform", lambda shape, **key: torch.full((1, *shape), extreme))
+    assert draw([0], source=gaussian).abs().max().item() == pytest.approx(-norm.ppf(2.0**-25), abs=1e-5)
 
 
 def test_neighbouring_images_and_restarts_are_uncorrelated():

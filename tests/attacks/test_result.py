@@ -88,6 +88,7 @@ def test_a_witness_survives_noise_of_1e_6_in_any_batch(halfspace, images):
     past = 1 + torch.logspace(-7, -1, 40).view(-1, 1, 1, 1)  # from a hair across to well across
     result = AttackResult.judge(network, images, images + past * step, labels, norm="Linf")
     assert 0 < result.success.sum() < 40
+    assert_close(result.adversarial_label, torch.where(result.success, 1 - labels, labels))
     kept, left = result.adversarial[result.success], labels[result.success]
     for size in range(1, len(kept) + 1):
         others = torch.cat([network(part).argmax(dim=1) for part in kept.split(size)])
@@ -102,16 +103,15 @@ def test_a_hair_across_the_boundary_is_no_witness_at_any_scale_of_logits():
         assert_close(clear, torch.tensor([False] * 4 + [True] * 2))
 
 
-def test_adversarial_in_one_batch_only_is_no_witness(images):
+@pytest.mark.parametrize("flipped", [False, True])
+def test_adversarial_in_one_batch_only_is_no_witness(images, flipped):
     class Company(nn.Module):
-        """Class 1 among twenty or more images, class 0 among fewer."""
+        """One class among twenty images or more, the other among fewer."""
 
         def forward(self, images):
-            return torch.tensor([[0.0, 1.0]] if len(images) >= 20 else [[1.0, 0.0]]).repeat(len(images), 1)
+            return torch.eye(2)[int((len(images) >= 20) != flipped)].repeat(len(images), 1)
 
     result = AttackResult.judge(Company(), images, images, torch.zeros(40, dtype=torch.long), norm="L2")
-    assert not result.success.any()
-    result = AttackResult.judge(Company(), images[:15], images[:15], torch.zeros(15, dtype=torch.long), norm="L2")
     assert not result.success.any()
 
 
@@ -208,9 +208,10 @@ def test_clear_witnesses_and_hopeless_points_stay_where_they_are(halfspace, imag
 
 
 def test_a_push_never_leaves_the_box(halfspace):
-    image = torch.tensor([0.9, 0.5, 0.5, 0.0]).view(1, 1, 2, 2)
-    candidates = torch.tensor([[1.0, 0.0, 0.5, 0.0]]).view(1, 1, 2, 2)
-    pushed = step_outwards(halfspace, image, candidates, halfspace(candidates).argmax(dim=1))
+    image = torch.tensor([0.9, 0.9, 0.5, 0.9]).view(1, 1, 2, 2)
+    on_boundary = torch.tensor([1.0, 1.0, 0.5, 1 / 6]).view(1, 1, 2, 2)  # two pixels have no room left
+    pushed = step_outwards(halfspace, image, on_boundary, torch.tensor([1]))
+    assert leads_clearly(halfspace(pushed), torch.tensor([1])).all()
     assert ((pushed >= 0) & (pushed <= 1)).all()
 
 
