@@ -1,11 +1,12 @@
 """A uniform view of any network: logits, features, and the last linear layer that joins them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from margincons.errors import NoHeadError, NonFiniteLogitsError, ShapeError
 from margincons.threat import check_images
@@ -41,9 +42,9 @@ class Outputs:
 class Classifier:
     """Wrap any torch network without knowing its class.
 
-    The head is not guessed from names: hooks watch an example batch pass through, the last module with a
-    weight of one row per class is taken, and head(features) must equal the logits. A 1x1 convolution counts, its
-    input averaged over positions.
+    The head is not guessed from names: hooks watch an example batch pass through, and of the modules with a
+    weight of one row per class the last is taken for which head(features) equals the logits. A 1x1 convolution
+    counts, its input averaged over positions; so does a layer applied to every token.
 
     Args:
         model: Maps images (n, c, h, w) in [0, 1] to logits (n, k); put into eval mode here.
@@ -51,17 +52,20 @@ class Classifier:
 
     Raises:
         PixelRangeError: If the example leaves [0, 1].
-        ShapeError: If the network does not return logits (n, k).
+        ShapeError: If the network cannot take such images, or does not return logits (n, k).
         NonFiniteLogitsError: If a logit is NaN or infinite.
     """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         check_images(example)
+        if not len(example):
+            raise ShapeError("the example", "one image or more", "none")
         self.model = model.eval()
         example = example[:8].to(self.device)
         self.head: Head | None = None
         self.no_head_reason = ""
         self._head_module: nn.Module | None = None
+        self._head_call = -1  # which of its calls gives the logits, counted from the last
         self._find_head(example)
 
     @property
@@ -84,7 +88,7 @@ class Classifier:
             with self._watch_head() as seen:
                 logits.append(self._checked_logits(part.to(self.device)))
             if self.head is not None:
-                features.append(_pooled(seen[-1]))
+                features.append(_pooled(seen[self._head_call]))
         return Outputs(logits=torch.cat(logits), features=torch.cat(features) if features else None)
 
     def logits(self, inputs: Tensor, *, batch_size: int = 256) -> Tensor:
@@ -117,7 +121,7 @@ class Classifier:
         seen: list[Tensor] = []
         hook = None
         if self._head_module is not None:
-            hook = self._head_module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+            hook = _on_call(self._head_module, lambda _, inputs: seen.append(inputs))
         try:
             yield seen
         finally:
@@ -128,45 +132,68 @@ class Classifier:
     def _find_head(self, example: Tensor) -> None:
         calls: list[tuple[nn.Module, Tensor]] = []
         hooks = [
-            module.register_forward_pre_hook(lambda module, inputs: calls.append((module, inputs[0])))
-            for module in self.model.modules()
-            if _could_be_head(module)
+            _on_call(module, lambda *call: calls.append(call)) for module in self.model.modules() if _has_matrix(module)
         ]
         try:
             logits = self._checked_logits(example)
+        except RuntimeError as error:  # torch's own, of shapes that do not fit; ours are no RuntimeErrors
+            reason = f"{tuple(example.shape)}: {' '.join(str(error).split())[:200]}"
+            raise ShapeError("the images", "of a shape that the network takes", reason) from error
         finally:
             for hook in hooks:
                 hook.remove()
         calls = [(module, inputs) for module, inputs in calls if module.weight.shape[0] == logits.shape[1]]
+        for number, (module, inputs) in reversed(list(enumerate(calls))):
+            head = _head_of(module)
+            if _error(head, inputs, logits) <= HEAD_TOLERANCE:
+                self.head, self._head_module = head, module
+                self._head_call = -sum(later is module for later, _ in calls[number:])
+                return
         if not calls:
             self.no_head_reason = f"no layer that was used has one row of weights for each of {logits.shape[1]} classes"
             return
         module, inputs = calls[-1]
-        weight = module.weight.detach().flatten(1)
-        bias = getattr(module, "bias", None)
-        head = Head(weight=weight, bias=weight.new_zeros(len(weight)) if bias is None else bias.detach())
-        features = _pooled(inputs)
-        error = torch.inf
-        if features.dim() == 2 and features.shape[1] == weight.shape[1]:
-            error = ((head(features) - logits).abs().max() / logits.abs().max().clamp_min(1e-12)).item()
-        if error > HEAD_TOLERANCE:
-            name = next(name for name, candidate in self.model.named_modules() if candidate is module)
-            self.no_head_reason = f"its last linear layer {name!r} gives {_percent(error)} other values than the logits"
-            return
-        self.head, self._head_module = head, module
+        name = next(name for name, candidate in self.model.named_modules() if candidate is module)
+        error = _error(_head_of(module), inputs, logits)
+        by = f" by {100 * error:.2g}% of the largest" if error < torch.inf else ""
+        self.no_head_reason = f"what its last linear layer {name!r} gives differs from the logits{by}"
 
 
-def _could_be_head(module: nn.Module) -> bool:
+def _on_call(module: nn.Module, note: Callable[[nn.Module, Tensor], None]) -> RemovableHandle:
+    """Hook a module so that each call notes its first tensor, given by place or by name."""
+
+    def hook(module: nn.Module, inputs: tuple, named: dict) -> None:
+        given = (*inputs, *named.values())
+        tensors = [value for value in given if isinstance(value, Tensor) and value.is_floating_point()]
+        if tensors:
+            note(module, tensors[0])
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _has_matrix(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor):
         return False
     return weight.dim() == 2 or (weight.dim() == 4 and weight.shape[2:] == (1, 1))
 
 
+def _head_of(module: nn.Module) -> Head:
+    weight, bias = module.weight.detach().flatten(1), getattr(module, "bias", None)
+    bias = bias.detach().flatten() if isinstance(bias, Tensor) else weight.new_zeros(len(weight))
+    return Head(weight=weight, bias=bias)
+
+
+def _error(head: Head, inputs: Tensor, logits: Tensor) -> float:
+    """Largest difference between head(features) and the logits, relative to the largest logit."""
+    features = _pooled(inputs)
+    if features.shape != (len(logits), head.weight.shape[1]) or head.bias.shape != (len(head.weight),):
+        return torch.inf
+    return ((head(features) - logits).abs().max() / logits.abs().max().clamp_min(1e-12)).item()
+
+
 def _pooled(features: Tensor) -> Tensor:
     """A layer that is applied at every position and averaged equals the same layer on averaged features."""
+    if features.dim() == 3:
+        return features.mean(dim=1)
     return features.mean(dim=(2, 3)) if features.dim() == 4 else features
-
-
-def _percent(error: float) -> str:
-    return f"{100 * error:.2g}%" if error < torch.inf else "wholly"

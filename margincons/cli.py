@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from margincons.errors import MarginError, PageError
+from margincons.errors import MarginError, PageError, UnknownNameError
 
 EXAMPLES = {
     "book": "margincons book --profile digits -p n_images 200",
-    "measure": "margincons measure digits/trades nets.py:my_net --data digits --attack fab_paper --out runs",
-    "report": "margincons report digits/trades/Linf/fab_paper --epsilon 0.1",
+    "measure": "margincons measure digits/trades nets.py:my_net --data digits --effort fine --out runs",
+    "report": "margincons report digits/trades/Linf/minimum_norm --epsilon 0.1",
     "models": "margincons models robustbench/cifar10/Linf",
     "train": "margincons train digits/pgd_at",
 }
@@ -77,15 +77,21 @@ def _measure(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from margincons.records import read_record
     from margincons.report import report
+    from margincons.threat import ThreatModel
 
     tables = {name: read_record(name) for name in options.records}
+    for table in tables.values():
+        ThreatModel(norm=table.attrs["settings"]["norm"], epsilon=options.epsilon)  # refuses 8 for 8/255
     print(report(tables, epsilon=options.epsilon, score=options.score).to_string())
 
 
 def _models(options: argparse.Namespace) -> None:
     from margincons.zoo import list_models
 
-    print("\n".join(list_models(options.prefix)))
+    models = list_models(options.prefix)
+    if not models:
+        raise UnknownNameError("start of an id", options.prefix, list_models())
+    print("\n".join(models))
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -110,12 +116,23 @@ class _Parameter(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         import yaml
 
-        name, value = values
-        setattr(namespace, self.dest, [*getattr(namespace, self.dest), (name, yaml.safe_load(value))])
+        name, text = values
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            parser.error(f"expected the value of {name} as YAML would write it, got {text!r}")
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), (name, value)])
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with an option; the usage is a --help away."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="margincons", description=sys.modules["margincons"].__doc__)
+    parser = _Parser(prog="margincons", description=sys.modules["margincons"].__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run, summary: str) -> argparse.ArgumentParser:
@@ -143,7 +160,11 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("models", nargs="+", metavar="MODEL", help="an id of the zoo, or path/to/file.py:function")
     measure.add_argument("--data", required=True, help="digits, cifar10, cifar100, imagenet, an .npz or a folder")
     measure.add_argument("--norm", default="Linf", help="Linf (default), L2 or L1")
-    measure.add_argument("--attack", default="fab_restarts", help="a minimum-norm attack, or one with --epsilon")
+    measure.add_argument(
+        "--attack",
+        default="minimum_norm",
+        help="minimum_norm (default) or a FAB; autoattack, pgd, fgsm need --epsilon",
+    )
     measure.add_argument("--effort", default="standard", help="fast, standard (default), fine or exhaustive")
     measure.add_argument("--epsilon", type=_number, help="budget of an attack that has one, such as 8/255")
     measure.add_argument("--out", type=Path, default=Path("runs"), help="folder of records (default: runs)")

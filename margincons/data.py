@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import os
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from margincons.errors import DownloadError, FileFormatError, MissingFileError, ShapeError, UnknownNameError, UsageError
+from margincons.errors import DownloadError, FileFormatError, MissingFileError, UnknownNameError, UsageError
 from margincons.threat import check_images
 
 DATASETS = ("digits", "cifar10", "cifar100", "imagenet")
@@ -43,13 +45,14 @@ def load_images(dataset: str, *, split: str = "test", n: int | None = None, down
 
     Args:
         dataset: "digits" (bundled with scikit-learn), "cifar10", "cifar100", "imagenet"; or the path of an .npz with
-            arrays ``x`` (n, c, h, w) or (n, h, w, c) and ``y`` (n,); or of a folder with one subfolder per class.
+            arrays ``x`` (n, c, h, w) or (n, h, w, c) and ``y`` (n,); or of a folder with one subfolder per class,
+            classes numbered in the order of their names as text.
         split: "train", "calibration" (digits only) or "test". Files and folders have one split: "test".
         n: How many images, from the first; all when None or 0. A folder is shuffled once and for all before.
         download: Whether CIFAR may be downloaded when it is not on disk.
 
     Raises:
-        UnknownNameError: If the name is neither a dataset nor looks like a path.
+        UnknownNameError: If the name is neither a dataset nor looks like a path, or has no such split.
         MissingFileError: If a path does not exist.
         FileFormatError: If a file does not hold images and labels.
         DownloadError: If CIFAR or ImageNet is not on disk and may not be downloaded.
@@ -62,10 +65,10 @@ def load_images(dataset: str, *, split: str = "test", n: int | None = None, down
         images = _cifar(dataset, split, download)
     elif dataset == "imagenet":
         images = _imagenet(split, n)
-    elif dataset.endswith(".npz"):
-        images = _npz(Path(dataset))
-    elif os.sep in dataset or Path(dataset).is_dir():
-        images = _folder(Path(dataset), n)
+    elif dataset.endswith(".npz") or os.sep in dataset or Path(dataset).is_dir():
+        if split != "test":
+            raise UnknownNameError(f"split of {dataset}", split, ("test",))
+        images = _npz(Path(dataset)) if dataset.endswith(".npz") else _folder(Path(dataset), n)
     else:
         raise UnknownNameError("dataset", dataset, DATASETS)
     check_images(images.inputs)
@@ -136,16 +139,18 @@ def _npz(path: Path) -> Images:
     if not path.is_file():
         raise MissingFileError(path, "file of images")
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in ("x", "y") if name in stored.files}
             names = stored.files
-    except (OSError, ValueError) as error:
-        raise FileFormatError(path, "arrays x and y saved by numpy", str(error).splitlines()[0]) from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise FileFormatError(path, "arrays x and y saved by numpy", f"{error}".strip() or "something else") from None
     if len(arrays) < 2:
-        raise FileFormatError(path, "arrays x (images) and y (labels)", f"arrays {', '.join(names)}")
+        raise FileFormatError(path, "arrays x (images) and y (labels)", f"arrays {', '.join(names) or 'of no name'}")
     pixels, labels = arrays["x"], arrays["y"]
-    if pixels.ndim != 4 or labels.shape != (len(pixels),):
+    if pixels.ndim != 4 or labels.shape != (len(pixels),) or not pixels.size:
         raise FileFormatError(path, "x (n, c, h, w) and y (n,)", f"x {pixels.shape} and y {labels.shape}")
+    if pixels.dtype.kind not in "buif" or labels.dtype.kind not in "ui":
+        raise FileFormatError(path, "numbers x and whole numbers y", f"x of {pixels.dtype} and y of {labels.dtype}")
     if pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3):
         pixels = pixels.transpose(0, 3, 1, 2)
     decoding = "divided by 255" if pixels.dtype == np.uint8 else "as stored"
@@ -161,24 +166,31 @@ def _npz(path: Path) -> Images:
 def _folder(path: Path, n: int | None, size: int = 224) -> Images:
     """Images of one subfolder per class, in a fixed shuffled order, so that the first n are a fair sample.
 
-    Images of several sizes, or larger ones, are resized and cropped as ImageNet's are.
+    Images of several sizes, or larger ones, are resized and cropped as ImageNet's are; grey ones become coloured.
     """
     if not path.is_dir():
         raise MissingFileError(path, "folder of images")
+    from PIL import Image, UnidentifiedImageError
     from torchvision import datasets, transforms
 
     try:
         stored = datasets.ImageFolder(str(path))
-    except FileNotFoundError:
-        raise FileFormatError(path, "one subfolder of images per class", "no such subfolder") from None
+    except FileNotFoundError as error:
+        raise FileFormatError(
+            path, "one subfolder of images per class", str(error).split(". ", maxsplit=1)[0]
+        ) from None
     rows = np.random.default_rng(0).permutation(len(stored))[: n or None]
-    shapes = {stored[row][0].size for row in rows[:16]}
-    same = len(shapes) == 1 and max(next(iter(shapes))) <= size
-    steps = [] if same else [transforms.Resize(256), transforms.CenterCrop(size)]
-    decode = transforms.Compose([*steps, transforms.ToTensor()])
-    pairs = [(decode(image), label) for image, label in (stored[row] for row in rows)]
-    if len({image.shape for image, _ in pairs}) > 1:
-        raise ShapeError("the images of a folder", "of one size", "several sizes")
+    try:
+        sizes = set()
+        for row in rows:
+            with Image.open(stored.samples[row][0]) as header:
+                sizes.add(header.size)
+        same = len(sizes) == 1 and max(*sizes.copy().pop()) <= size
+        steps = [] if same else [transforms.Resize(256), transforms.CenterCrop(size)]
+        decode = transforms.Compose([*steps, transforms.ToTensor()])
+        pairs = [(decode(image), label) for image, label in (stored[row] for row in rows)]
+    except (UnidentifiedImageError, OSError) as error:
+        raise FileFormatError(path, "images", str(error)) from None
     return Images(
         inputs=torch.stack([image for image, _ in pairs]),
         labels=torch.tensor([label for _, label in pairs]),

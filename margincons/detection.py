@@ -6,8 +6,14 @@ import numpy as np
 import pandas as pd
 
 from margincons.consistency import column
+from margincons.errors import DegenerateError
 from margincons.intervals import Estimate, estimate
+from margincons.metrics import auroc
 from margincons.scores import robustness_sign
+from margincons.weighted import dense_ranks
+
+
+DISTANCE_ROUNDING = 1e-6  # of distances between fp32 images on the [0, 1] scale; relative above 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +80,12 @@ def detection(
 
 
 def curves(table: pd.DataFrame, *, epsilon: float, score: str = "logit_margin", margin: str = "upper") -> Curves:
-    """ROC and precision-recall curves of the same detection, through scikit-learn."""
+    """ROC and precision-recall curves of the same detection, through scikit-learn; errors as in `detection`."""
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     brittle, brittleness = _brittle(table, epsilon, score, margin)
+    auroc(brittle, brittleness)  # raises where there is one class only, or NaN
+    brittleness = dense_ranks(brittleness)  # scikit-learn refuses infinite scores; curves depend on the order alone
     false_positive_rate, true_positive_rate, _ = roc_curve(brittle, brittleness)
     precision, recall, _ = precision_recall_curve(brittle, brittleness)
     return Curves(
@@ -98,7 +106,7 @@ def robust_accuracy(table: pd.DataFrame, *, epsilon: float, margin: str = "upper
 
     With an upper bound as margin this overestimates. For a record of an attack with a budget, pass its budget.
     """
-    return estimate("robust_accuracy", _correct(table), column(table, margin), epsilon=epsilon)
+    return estimate("robust_accuracy", _correct(table), column(table, margin), epsilon=_reach(epsilon))
 
 
 def _correct(table: pd.DataFrame) -> np.ndarray:
@@ -106,7 +114,15 @@ def _correct(table: pd.DataFrame) -> np.ndarray:
 
 
 def _brittle(table: pd.DataFrame, epsilon: float, score: str, margin: str) -> tuple[np.ndarray, np.ndarray]:
-    return column(table, margin) <= epsilon, -robustness_sign(score) * column(table, score)
+    margins = column(table, margin)
+    if missing := np.isnan(margins).sum():
+        raise DegenerateError("Detection", f"{missing} of {len(margins)} rows of {margin} are NaN")
+    return margins <= _reach(epsilon), -robustness_sign(score) * column(table, score)
+
+
+def _reach(epsilon: float) -> float:
+    """Largest margin that counts as epsilon: fp32 images whose attack spent just epsilon can lie an ulp further."""
+    return epsilon + DISTANCE_ROUNDING * max(1.0, epsilon)
 
 
 def _in_units_of(score: str, threshold: Estimate) -> Estimate:

@@ -38,7 +38,8 @@ class UnknownNameError(MarginError):
         known = list(known)
         near = difflib.get_close_matches(got, known, n=3, cutoff=0.4) or known[:8]
         more = "" if len(near) == len(known) else f" (of {len(known)})"
-        super().__init__(f"Unknown {kind} {got!r}; the nearest are: {', '.join(near)}{more}.")
+        offer = f"the nearest are: {', '.join(near)}{more}" if near else "there is none"
+        super().__init__(f"Unknown {kind} {got!r}; {offer}.")
 
 
 class MissingFileError(MarginError):
@@ -135,9 +136,11 @@ class UnsupportedLayerError(MarginError):
 def _likely_scale(low: float, high: float) -> str:
     if math.isnan(low + high):
         return "NaN came in, so the images were damaged before they got here"
+    if low >= -0.1 and high <= 1.1:
+        return "they leave the box slightly: clamp them"
     if low < 0:
         return "they look mean-normalised: a network here normalises its own inputs"
     for factor in (16, 255):
-        if high <= factor:
-            return f"divide by {factor}" if high > 1.5 else "they leave the box slightly: clamp them"
+        if 1.5 < high <= factor:
+            return f"divide by {factor}"
     return "rescale them to [0, 1]"

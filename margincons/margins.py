@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from margincons.attacks.autoattack import autoattack, fab_paper, fab_restarts, fab_targeted
 from margincons.attacks.fgsm import fgsm
+from margincons.attacks.minimum_norm import minimum_norm
 from margincons.attacks.pgd import pgd
 from margincons.attacks.result import AttackResult
 from margincons.errors import UnknownNameError
@@ -37,7 +38,9 @@ class Method:
     """An attack under its name: the function, and what each effort means for it."""
 
     run: Callable[..., AttackResult]
-    efforts: dict[str, dict[str, int]]  # options by effort; an effort that is missing does not exist for this attack
+    efforts: dict[
+        str, dict[str, int | str]
+    ]  # options by effort; a missing effort does not exist
 
 
 _ONE_PROTOCOL = {"standard": {}}
@@ -48,6 +51,7 @@ def _by_effort(option: str, *values: int) -> dict[str, dict[str, int]]:
 
 
 MINIMUM_NORM = {
+    "minimum_norm": Method(run=minimum_norm, efforts={effort: {"effort": effort} for effort in EFFORTS}),
     "fab_paper": Method(run=fab_paper, efforts=_ONE_PROTOCOL),
     "fab_restarts": Method(run=fab_restarts, efforts=_by_effort("restarts", 1, 5, 9, 20)),
     "fab_targeted": Method(run=fab_targeted, efforts=_by_effort("restarts", 1, 2, 5, 9)),
@@ -64,7 +68,7 @@ def input_margins(
     inputs: Tensor,
     *,
     norm: str = "Linf",
-    attack: str = "fab_restarts",
+    attack: str = "minimum_norm",
     effort: str = "standard",
     seed: int = 0,
     against: tuple[str, ...] = (),
@@ -91,6 +95,7 @@ def input_margins(
         if name not in MINIMUM_NORM:
             hint = " (a fixed budget gives no margin)" if name in FIXED_BUDGET else ""
             raise UnknownNameError(f"minimum-norm attack{hint}", name, MINIMUM_NORM)
+        _options_of(name, MINIMUM_NORM[name], effort)
     options = {"norm": norm, "effort": effort, "seed": seed, "indices": indices}
     bounds = _run(attack, MINIMUM_NORM[attack], model, inputs, **options)
     for name in against:
@@ -137,14 +142,13 @@ def _run(
     name: str, method: Method, model: nn.Module, inputs: Tensor, *, effort: str, **options: object
 ) -> MarginBounds:
     check_images(inputs)
-    if effort not in method.efforts:
-        raise UnknownNameError(f"effort of {name}", effort, method.efforts)
+    fixed = _options_of(name, method, effort)
     with torch.no_grad():
         predicted = model(inputs).argmax(dim=1)
     taken = inspect.signature(method.run).parameters  # FAB in the paper's setting, say, has no use for indices
     options = {key: value for key, value in options.items() if key in taken}
     counted = CountPasses(model)
-    result = method.run(counted, inputs, predicted, **options, **method.efforts[effort])
+    result = method.run(counted, inputs, predicted, **options, **fixed)
     passes = torch.ones(len(inputs)) / max(1, len(inputs))
     return MarginBounds(
         upper=result.upper,
@@ -156,6 +160,12 @@ def _run(
         backward_passes=passes * counted.backward_images,
         attack=[name] * len(inputs),
     )
+
+
+def _options_of(name: str, method: Method, effort: str) -> dict[str, int | str]:
+    if effort not in method.efforts:
+        raise UnknownNameError(f"effort of {name}", effort, method.efforts)
+    return method.efforts[effort]
 
 
 def _tighter(first: MarginBounds, second: MarginBounds) -> MarginBounds:

@@ -1,5 +1,6 @@
 """Measuring: a network, images and a threat go in, a record comes out. Knows devices, batches, shards, resuming."""
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,11 @@ from tqdm import tqdm
 
 from margincons.classifier import Classifier
 from margincons.data import Images, load_images
-from margincons.errors import ChecksumError, FileFormatError, UsageError
-from margincons.margins import FIXED_BUDGET, MarginBounds, attack_within, input_margins
+from margincons.errors import ChecksumError, FileFormatError, RecordError, UnknownNameError, UsageError
+from margincons.margins import FIXED_BUDGET, MINIMUM_NORM, MarginBounds, attack_within, input_margins
 from margincons.records import check_settings, provenance, read_record, read_shard, write_shard
 from margincons.scores import all_scores
-from margincons.threat import vector_norm
+from margincons.threat import ThreatModel, vector_norm
 from margincons.zoo import load_model, state_sha256
 
 
@@ -26,7 +27,7 @@ def measure(
     data: str,
     *,
     norm: str = "Linf",
-    attack: str = "fab_restarts",
+    attack: str = "minimum_norm",
     effort: str = "standard",
     out: str | Path,
     epsilon: float | None = None,
@@ -63,14 +64,17 @@ def measure(
 
     Raises:
         RecordError: If the folder holds a record of other settings.
-        UsageError: If epsilon is given to an attack without a budget, or missing from one with a budget.
+        UnknownNameError: If an attack, effort or norm does not exist.
+        UsageError: If epsilon is given to an attack without a budget or missing from one with a budget, or a size is 0.
     """
-    _check_budget(attack, epsilon)
-    device = choose_device(device)
+    _check_attack(attack, norm=norm, effort=effort, epsilon=epsilon)
+    _check_sizes(batch_size=batch_size, shard_size=shard_size)
+    device, out = choose_device(device), Path(out)
+    if out.is_file():
+        raise UsageError(f"Expected {out} to be the folder of a record, it is a file.")
     images = load_images(data, n=limit, download=download)
     model = load_model(model_id, download=download).to(device)
     classifier = Classifier(model, images.inputs[:2])
-    out = Path(out)
     settings = {
         "model": _portable(model_id),
         "weights_sha256": state_sha256(model),
@@ -87,7 +91,8 @@ def measure(
         "device": device,
     }
     made = provenance()
-    with tqdm(total=len(images), desc=f"{model_id} {attack}", unit="image", disable=not progress) as bar:
+    bar = {"desc": f"{model_id} {attack}", "unit": "image", "disable": not progress, "file": sys.__stderr__}
+    with tqdm(total=len(images), **bar) as bar:
         for number, rows in enumerate(torch.arange(len(images)).split(shard_size)):
             path = out / f"shard-{number:05d}.parquet"
             if not _finished(path, settings):
@@ -105,7 +110,7 @@ def measure_images(
     images: Images,
     *,
     norm: str = "Linf",
-    attack: str = "fab_restarts",
+    attack: str = "minimum_norm",
     effort: str = "standard",
     epsilon: float | None = None,
     seed: int = 0,
@@ -127,9 +132,11 @@ def measure_images(
         One row per image.
 
     Raises:
-        UsageError: If epsilon is given to an attack without a budget, or missing from one with a budget.
+        UnknownNameError: If an attack, effort or norm does not exist.
+        UsageError: If epsilon is given to an attack without a budget or missing from one with a budget, or a size is 0.
     """
-    _check_budget(attack, epsilon)
+    _check_attack(attack, norm=norm, effort=effort, epsilon=epsilon)
+    _check_sizes(batch_size=batch_size)
     classifier = Classifier(model, images.inputs[:2])
     settings = {"norm": norm, "attack": attack, "effort": effort, "epsilon": epsilon, "seed": seed}
     parts = torch.arange(len(images)).split(batch_size)
@@ -145,12 +152,21 @@ def obtain(model_id: str, data: str, *, norm: str, attack: str, records: str, **
         norm: "Linf", "L2" or "L1".
         attack: Name of the attack.
         records: "" for the shipped records; else the folder of records to resume and to extend.
-        options: Further options of `measure`. For a shipped record, only ``limit`` counts.
+        options: Further options of `measure`. A shipped record is cut to ``limit``; its effort must be the one asked.
+
+    Raises:
+        RecordError: If the shipped record was measured with another effort.
     """
     if records:
         out = record_folder(Path(records), model_id, norm, attack)
         return measure(model_id, data, norm=norm, attack=attack, out=out, **options)
     table = read_record(f"{model_id}/{norm}/{attack}")
+    effort, recorded = options.get("effort", "standard"), table.attrs["settings"]["effort"]
+    if effort != recorded:
+        raise RecordError(
+            f"Expected effort {effort!r}, the shipped record {model_id}/{norm}/{attack} has {recorded!r}; "
+            "ask for that, or name a folder of records to measure into."
+        )
     return table.head(options.get("limit") or len(table))
 
 
@@ -163,10 +179,18 @@ def measure_again(table: pd.DataFrame, rows: Sequence[int]) -> pd.DataFrame:
 
     Returns:
         Columns "index", "recorded", "live" (input margins) and "ratio" (live over recorded), one row per image.
+
+    Raises:
+        RecordError: If the network's weights are not those of the record.
     """
     settings = table.attrs["settings"]
     images = load_images(settings["data"].split("/")[0])
-    classifier = Classifier(load_model(settings["model"]), images.inputs[:2])
+    model = load_model(settings["model"])
+    if state_sha256(model) != settings["weights_sha256"]:
+        raise RecordError(
+            f"Expected the weights that the record was measured with, those of {settings['model']} changed."
+        )
+    classifier = Classifier(model, images.inputs[:2])
     chosen = table.iloc[list(rows)]
     live = _measure_batch(classifier, images, torch.as_tensor(chosen["index"].to_numpy()), settings)
     recorded = chosen["upper"].to_numpy()
@@ -200,10 +224,23 @@ def choose_device(device: str) -> str:
     return device
 
 
-def _check_budget(attack: str, epsilon: float | None) -> None:
+def _check_attack(attack: str, *, norm: str, effort: str, epsilon: float | None) -> None:
+    """Refuse what the attack would refuse, before anything is loaded."""
+    methods = MINIMUM_NORM | FIXED_BUDGET
+    if attack not in methods:
+        raise UnknownNameError("attack", attack, methods)
+    if effort not in methods[attack].efforts:
+        raise UnknownNameError(f"effort of {attack}", effort, methods[attack].efforts)
     if (attack in FIXED_BUDGET) != (epsilon is not None):
         need = "needs epsilon" if attack in FIXED_BUDGET else "finds distances: it takes no epsilon"
         raise UsageError(f"The attack {attack!r} {need}; got epsilon={epsilon}.")
+    ThreatModel(norm=norm, epsilon=epsilon or 0.0)
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise UsageError(f"Expected a {name.replace('_', ' ')} of 1 or more, got {size}.")
 
 
 def _portable(model_id: str) -> str:

@@ -81,12 +81,15 @@ def read_shard(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """
     try:
         rows = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise FileFormatError(path, "a shard of a record", str(error).splitlines()[0]) from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise FileFormatError(path, "a shard of a record", " ".join(str(error).split())[:200]) from None
     metadata = rows.schema.metadata or {}
     if _KEY not in metadata:
         raise FileFormatError(path, "a shard of a record", "Parquet without margincons' provenance")
-    about = json.loads(metadata[_KEY])
+    try:
+        about = json.loads(metadata[_KEY])
+    except ValueError:
+        raise FileFormatError(path, "a shard of a record", "provenance that cannot be read") from None
     digest = _rows_sha256(rows)
     if digest != about["rows_sha256"]:
         raise ChecksumError(path, about["rows_sha256"], digest)
@@ -110,12 +113,12 @@ def read_record(path_or_name: str | Path) -> pd.DataFrame:
     """
     path = Path(path_or_name)
     if not path.exists():
-        if (SHIPPED / path_or_name).is_dir():
-            path = SHIPPED / path_or_name
-        elif str(path_or_name).split("/")[0] in {name.split("/")[0] for name in shipped_records()}:
-            raise UnknownNameError("record", str(path_or_name), shipped_records())
-        else:
+        shipped = shipped_records()
+        if path.parts[:1] not in {Path(name).parts[:1] for name in shipped}:
             raise MissingFileError(path, "record")
+        if path.as_posix() not in shipped:
+            raise UnknownNameError("record", str(path_or_name), shipped)
+        path = SHIPPED / path
     shards = [path] if path.is_file() else sorted(path.glob("shard-*.parquet"))
     if not shards:
         raise MissingFileError(path / "shard-*.parquet", "shard of a record")
@@ -139,7 +142,7 @@ def check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any]) ->
 
 def shipped_records() -> list[str]:
     """Names of the records that ship with the package."""
-    return sorted({str(path.parent.relative_to(SHIPPED)) for path in SHIPPED.rglob("shard-*.parquet")})
+    return sorted({path.parent.relative_to(SHIPPED).as_posix() for path in SHIPPED.rglob("shard-*.parquet")})
 
 
 def _rows_sha256(rows: pa.Table) -> str:

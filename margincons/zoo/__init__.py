@@ -35,7 +35,7 @@ def load_model(model_id: str, *, download: bool = False) -> nn.Module:
         MissingFileError: If a file of one's own does not exist.
         DownloadError: If a checkpoint is not on disk and may not be downloaded.
     """
-    if ".py:" in model_id:
+    if ".py:" in model_id or model_id.endswith(".py"):
         return load_user(model_id)
     if model_id in bundled_index():
         return load_bundled(model_id)

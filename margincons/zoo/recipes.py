@@ -4,6 +4,7 @@ Every loss is ``loss(model, inputs, labels, epsilon) -> Tensor``. Inner attacks 
 from torch's global generator, which `train` seeds.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -201,7 +202,7 @@ def train(model_id: str, *, seed: int = 0, progress: bool = False) -> nn.Module:
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=recipe.max_lr, total_steps=recipe.epochs * batches
         )
-        for epoch in tqdm(range(recipe.epochs), desc=model_id, disable=not progress):
+        for epoch in tqdm(range(recipe.epochs), desc=model_id, disable=not progress, file=sys.__stderr__):
             epsilon = recipe.epsilon * min(1.0, 2 * epoch / recipe.epochs)  # the whole radius from half-way on
             for rows in torch.randperm(len(images)).split(64):
                 loss = recipe.loss(model, images.inputs[rows], images.labels[rows], epsilon)

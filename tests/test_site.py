@@ -1,0 +1,178 @@
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from margincons.book.pages import toc_files
+from margincons.book.site import SITE
+
+ROOT = Path(__file__).parents[1]
+HTML = ROOT / SITE
+PAGES = [*toc_files(ROOT), "search", "genindex"]
+PHONE, SCREEN = {"width": 390, "height": 844}, {"width": 1400, "height": 900}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+# Waits until formulas are drawn and images are decoded, those below the fold too.
+SETTLE = """async () => {
+    if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
+    const images = [...document.images];
+    images.forEach(image => image.loading = "eager");
+    await Promise.all(images.map(image => image.decode().catch(() => null)));
+}"""
+BROKEN_IMAGES = """() => [...document.images]
+    .filter(image => image.naturalWidth === 0 || !image.alt.trim() || /[.](png|svg|jpe?g)$/.test(image.alt))
+    .map(image => `${image.getAttribute("src")} (${image.alt || "no alt text"})`)"""
+UNDRAWN_FORMULAS = """() => [...document.querySelectorAll(".math")]
+    .filter(formula => !formula.querySelector("mjx-container svg") || formula.querySelector("[data-mml-node=merror]"))
+    .map(formula => formula.textContent)"""
+BRIGHTNESS = """() => ["backgroundColor", "color"].map(property => {
+    const shade = getComputedStyle(document.body)[property].match(/[0-9.]+/g).slice(0, 3);
+    return shade.reduce((sum, channel) => sum + Number(channel), 0) / 3;
+})"""
+
+
+class Links(HTMLParser):
+    """What a page names (its links and its parts) and what can be linked to in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.targets, self.parts, self.anchors = [], [], set()
+
+    def handle_starttag(self, tag, attrs):
+        about = dict(attrs)
+        self.anchors |= {about[name] for name in ("id", "name") if about.get(name)}
+        if tag == "a" and about.get("href"):
+            self.targets.append(about["href"])
+        if tag in ("script", "img", "iframe", "source") and about.get("src"):
+            self.parts.append(about["src"])
+        if tag == "link" and "stylesheet" in about.get("rel", ""):
+            self.parts.append(about["href"])
+
+
+@pytest.fixture(scope="session")
+def site(absent):
+    if not (HTML / "index.html").is_file():
+        absent("There is no built book in _build/html: run `make book`.")
+    return HTML
+
+
+@pytest.fixture(scope="session")
+def links(site):
+    found = {}
+    for path in sorted(site.rglob("*.html")):
+        if not path.is_relative_to(site / "_static"):
+            found[path] = Links()
+            found[path].feed(path.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture(scope="session")
+def browser(absent):
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        absent("There is no Chromium on the PATH: run `apt-get install chromium`.")
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=executable, args=quiet)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser, site):
+    """Open a page of the site from disk, offline; every complaint and every request that leaves is kept."""
+    contexts = []
+
+    def open_page(name, *, query="", **options):
+        context = browser.new_context(**{"viewport": SCREEN, "offline": True} | options)
+        contexts.append(context)
+        page = context.new_page()
+        page.complaints = []
+        complain = page.complaints.append
+        page.on("pageerror", lambda error: complain(f"error: {error}"))
+        page.on("console", lambda line: complain(line.text) if line.type in ("error", "warning") else None)
+        page.on("requestfailed", lambda request: complain(f"failed: {request.url}"))
+        page.on("request", lambda request: complain(f"asked: {request.url}") if leaves(request) else None)
+        path = site / f"{name}.html"
+        assert path.is_file(), f"the table of contents names {name}, the site lacks it"
+        page.goto(path.as_uri() + query)
+        page.evaluate(SETTLE)
+        return page
+
+    def leaves(request):
+        return not request.url.startswith(("file:", "data:", "blob:"))
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_whole_without_a_network(visit, name):
+    page = visit(name)
+    assert page.complaints == []
+    assert page.evaluate(BROKEN_IMAGES) == []
+    assert page.evaluate(UNDRAWN_FORMULAS) == []
+    assert page.locator("h1").count() >= 1
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_fits_the_width_of_a_phone(visit, name):
+    page = visit(name, viewport=PHONE, is_mobile=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_dark_in_dark_mode(visit, name):
+    page = visit(name, color_scheme="dark")
+    background, text = page.evaluate(BRIGHTNESS)
+    assert background < 64
+    assert text > 160
+
+
+@pytest.mark.browser
+def test_the_index_leads_to_the_front_page(visit):
+    page = visit("search")
+    page.goto((HTML / "index.html").as_uri())
+    page.wait_for_url(f"**/{PAGES[0]}.html")
+
+
+@pytest.mark.browser
+def test_the_search_finds_a_known_word(visit):
+    page = visit("search", query="?q=margin")
+    page.locator("#search-results ul.search li a").first.wait_for()
+    assert page.complaints == []
+
+
+def test_every_link_and_download_leads_somewhere(links):
+    broken = []
+    for path, page in links.items():
+        for target in page.targets + page.parts:
+            url = urlsplit(target)
+            if url.scheme:
+                continue
+            found = (path.parent / unquote(url.path)).resolve() if url.path else path
+            missing_anchor = url.fragment and found in links and unquote(url.fragment) not in links[found].anchors
+            if not found.is_file() or missing_anchor:
+                broken.append(f"{path.relative_to(HTML)}: {target}")
+    assert broken == []
+
+
+def test_no_page_is_made_of_parts_from_elsewhere(links):
+    outside = {part for page in links.values() for part in page.parts if urlsplit(part).scheme or part.startswith("//")}
+    assert outside == set()
+
+
+def test_the_site_holds_what_a_host_and_a_licence_ask_for(site):
+    assert (site / ".nojekyll").is_file()
+    notice = (site / "_static" / "NOTICE.txt").read_text()
+    assert "MathJax" in notice
+    assert "Apache License, Version 2.0" in notice
+    assert (site / "_static" / "mathjax" / "tex-svg-full.js").is_file()
