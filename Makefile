@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .PHONY: help setup book test lint bench lock clean
 
 VENV ?= .venv
+BENCH_VENV ?= .venv-bench
 PYTHON ?= python3
 JOBS ?= 2
 PROFILE ?= digits
@@ -35,7 +36,7 @@ lint: $(STAMP) ## check style, formatting and docstrings
 	@$(RUN) ruff format --check .
 
 bench: ## compare speed and tightness with peers, in an environment of their own
-	@$(MAKE) --no-print-directory -C benchmarks
+	@$(MAKE) --no-print-directory -C benchmarks VENV="$(abspath $(BENCH_VENV))"
 
 lock: ## pin versions that fit together; ARGS=--upgrade for the newest (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev pyproject.toml --output-file requirements.lock \

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from peers import all_attacks
+from peers import Attack, all_attacks
 from tqdm import tqdm
 
 from margincons.attacks.result import AttackResult, step_outwards
@@ -22,7 +22,7 @@ from margincons.zoo import load_model
 
 ZOO = ("standard", "gaussian", "fgsm_at", "pgd_at", "trades", "mart", "alp", "clp", "mma", "ibp")
 CIFAR = ("cnn_a_adv", "cnn_a_mix4", "conv_small_pgd", "kw_wide", "sgd")
-SLOW = "foolbox Brendel-Bethge 1000"  # loops over images in Python
+BREAKAGES = (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def networks(name: str, shared: Path) -> dict[str, str]:
@@ -34,7 +34,9 @@ def networks(name: str, shared: Path) -> dict[str, str]:
     return {f"{shared / 'nets.py'}:{net}": str(shared / "cifar10_test_first1017.npz") for net in CIFAR}
 
 
-def run(attack, model: torch.nn.Module, images: Images, norm: str, device: str, batch_size: int) -> pd.DataFrame:
+def run(
+    attack: Attack, model: torch.nn.Module, images: Images, *, norm: str, device: str, batch_size: int
+) -> pd.DataFrame:
     """One attack on one network: one row per image; passes and seconds are means over the images."""
     inputs = images.inputs.to(device)
     counted = CountPasses(model)
@@ -97,10 +99,9 @@ def main() -> None:
         settings = {"norm": norm, "set": group, "network": net.rsplit("/", 2)[-1], "attack": name}
         model = load_model(net).to(options.device)
         try:
-            rows = run(
-                attack, model, load_images(data, n=options.images), norm, options.device, options.batch_size
-            )
-        except Exception as error:  # a peer that breaks must not end the run: it is reported by name
+            images = load_images(data, n=options.images)
+            rows = run(attack, model, images, norm=norm, device=options.device, batch_size=options.batch_size)
+        except BREAKAGES as error:  # a peer that breaks must not end the run: it is reported by name
             print(f"{name} on {net}, {norm}: {type(error).__name__}: {error}")
             continue
         write_shard(path, rows.assign(**settings), settings | {"images": options.images}, made)

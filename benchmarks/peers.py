@@ -105,9 +105,7 @@ def torchattacks(norm: str) -> dict[str, Attack]:
         return lambda model, inputs, labels: build(model)(inputs, labels)
 
     attacks = {
-        "torchattacks FAB 100": run(
-            lambda model: ta.FAB(model, norm=norm, eps=_LARGEST[norm], steps=100, n_classes=10)
-        )
+        "torchattacks FAB 100": run(lambda model: ta.FAB(model, norm=norm, eps=_LARGEST[norm], steps=100, n_classes=10))
     }
     if norm == "L2":
         attacks["torchattacks DeepFool"] = run(ta.DeepFool)

@@ -138,7 +138,7 @@ class Classifier:
             logits = self._checked_logits(example)
         except RuntimeError as error:  # torch's own, of shapes that do not fit; ours are no RuntimeErrors
             reason = f"{tuple(example.shape)}: {' '.join(str(error).split())[:200]}"
-            raise ShapeError("the images", "of a shape that the network takes", reason) from error
+            raise ShapeError("the images", "what the network takes", reason) from error
         finally:
             for hook in hooks:
                 hook.remove()

@@ -32,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MarginError as error:
         print(f"margincons: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder that may not be written to
+        print(f"margincons: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("margincons: interrupted; the same command goes on where it stopped.", file=sys.stderr)
         return 130

@@ -12,7 +12,6 @@ from margincons.metrics import auroc
 from margincons.scores import robustness_sign
 from margincons.weighted import dense_ranks
 
-
 DISTANCE_ROUNDING = 1e-6  # of distances between fp32 images on the [0, 1] scale; relative above 1
 
 
@@ -74,7 +73,7 @@ def detection(
         aupr_trapezoid=estimate("aupr_trapezoid", brittle, brittleness, **options),
         fpr95=estimate("fpr_at_tpr", brittle, brittleness, **options),
         threshold95=_in_units_of(score, threshold),
-        brittle=estimate("accuracy", brittle, **options),
+        brittle=brittle_share(table, epsilon=epsilon, margin=margin),
         n=len(table),
     )
 
@@ -96,6 +95,11 @@ def curves(table: pd.DataFrame, *, epsilon: float, score: str = "logit_margin", 
     )
 
 
+def brittle_share(table: pd.DataFrame, *, epsilon: float, margin: str = "upper") -> Estimate:
+    """Share of images with margin <= epsilon: the base rate of detection."""
+    return estimate("accuracy", _within(table, epsilon, margin))
+
+
 def clean_accuracy(table: pd.DataFrame) -> Estimate:
     """Share of images that are classified correctly."""
     return estimate("accuracy", _correct(table))
@@ -114,10 +118,14 @@ def _correct(table: pd.DataFrame) -> np.ndarray:
 
 
 def _brittle(table: pd.DataFrame, epsilon: float, score: str, margin: str) -> tuple[np.ndarray, np.ndarray]:
+    return _within(table, epsilon, margin), -robustness_sign(score) * column(table, score)
+
+
+def _within(table: pd.DataFrame, epsilon: float, margin: str) -> np.ndarray:
     margins = column(table, margin)
     if missing := np.isnan(margins).sum():
-        raise DegenerateError("Detection", f"{missing} of {len(margins)} rows of {margin} are NaN")
-    return margins <= _reach(epsilon), -robustness_sign(score) * column(table, score)
+        raise DegenerateError("Brittleness", f"{missing} of {len(margins)} rows of {margin} are NaN")
+    return margins <= _reach(epsilon)
 
 
 def _reach(epsilon: float) -> float:

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from torch import Tensor
 
 from margincons.consistency import column
@@ -20,6 +21,7 @@ from margincons.zoo.bundled import bundled_index
 BRITTLE, ROBUST = "#D55E00", "#0072B2"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_REGIONS = ListedColormap(["#BBD7EA", "#F6D5B8", "#C3E3D5"])
 _DASHES = ("-", "--", ":", "-.")
 
 
@@ -141,3 +143,29 @@ def pictures(axes: Sequence[Axes], images: Tensor, titles: Sequence[str]) -> Non
         place.set(xticks=[], yticks=[])
         place.grid(visible=False)
         place.spines[:].set_visible(True)
+
+
+def plane_regions(axes: Axes, regions: Tensor) -> None:
+    """Colour the unit square by decision (h, w); row 0 is at the bottom."""
+    axes.imshow(
+        regions.numpy(), origin="lower", extent=(0, 1, 0, 1), cmap=_REGIONS, vmin=0, vmax=2, interpolation="nearest"
+    )
+    axes.set(xlabel="first pixel", ylabel="second pixel", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.grid(visible=False)
+
+
+def plane_path(axes: Axes, image: Tensor, path: Tensor, *, radius: float, norm: str, witness: Tensor) -> None:
+    """Draw an image (2,), the points that an attack visited (steps, 2), the ball it returns and its witness (2,)."""
+    x, y = image.tolist()
+    angle = np.linspace(0, 2 * np.pi, 200)
+    circle = np.stack([np.cos(angle), np.sin(angle)])
+    ball = circle / np.linalg.norm(circle, ord={"Linf": np.inf, "L2": 2, "L1": 1}[norm], axis=0)
+    axes.plot(x + radius * ball[0], y + radius * ball[1], color="black", lw=1, ls="--")
+    axes.plot(*path.T.numpy(), color="black", lw=0.6, alpha=0.5)
+    axes.scatter(
+        *path.T.numpy(), c=np.arange(len(path)), cmap="Greys", s=16, edgecolors="black", linewidths=0.4, zorder=3
+    )
+    axes.plot(x, y, "o", color="black", ms=6, zorder=4)
+    axes.plot(*witness.tolist(), "*", color=BRITTLE, ms=11, mec="black", mew=0.6, zorder=5)
+    reach = 1.6 * max(radius, float((path - image).abs().max()) / 1.5)
+    axes.set(xlim=(max(0, x - reach), min(1, x + reach)), ylim=(max(0, y - reach), min(1, y + reach)))

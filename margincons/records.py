@@ -52,7 +52,7 @@ def write_shard(path: Path, table: pd.DataFrame, settings: dict[str, Any], made:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = pa.Table.from_pandas(table, preserve_index=False)
     about = {"settings": settings, "made": made, "rows_sha256": _rows_sha256(rows)}
-    rows = rows.replace_schema_metadata({**(rows.schema.metadata or {}), _KEY: json.dumps(about).encode()})
+    rows = rows.replace_schema_metadata({_KEY: json.dumps(about).encode()})
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -93,7 +93,7 @@ def read_shard(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     digest = _rows_sha256(rows)
     if digest != about["rows_sha256"]:
         raise ChecksumError(path, about["rows_sha256"], digest)
-    return rows.to_pandas(), about
+    return rows.replace_schema_metadata(None).to_pandas(), about
 
 
 def read_record(path_or_name: str | Path) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from margincons.consistency import consistency
-from margincons.detection import clean_accuracy, detection, robust_accuracy
+from margincons.detection import brittle_share, clean_accuracy, detection, robust_accuracy
 from margincons.errors import DegenerateError
 
 
@@ -36,9 +36,10 @@ def _row(table: pd.DataFrame, epsilon: float, score: str, margin: str) -> dict[s
         row["tau"] = None
     try:
         found = detection(table, epsilon=epsilon, score=score, margin=margin)
-        row |= {"AUROC": found.auroc, "AUPR": found.aupr, "FPR@95TPR": found.fpr95, "brittle": found.brittle}
+        row |= {"AUROC": found.auroc, "AUPR": found.aupr, "FPR@95TPR": found.fpr95}
     except DegenerateError:
-        row |= dict.fromkeys(("AUROC", "AUPR", "FPR@95TPR", "brittle"))
+        row |= dict.fromkeys(("AUROC", "AUPR", "FPR@95TPR"))
+    row["brittle"] = brittle_share(table, epsilon=epsilon, margin=margin)
     row["clean accuracy"] = clean_accuracy(table)
     row["robust accuracy"] = robust_accuracy(table, epsilon=epsilon, margin=margin)
     return row

@@ -26,6 +26,10 @@ class Interval:
         """Whether a ReLU of these units may be on or off, (n, *shape)."""
         return (self.lower < 0) & (self.upper > 0)
 
+    def intersect(self, other: "Interval") -> "Interval":
+        """What both allow; empty (lower > upper) where they exclude each other."""
+        return Interval(torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper))
+
     def minimum(self, coefficients: Tensor) -> Tensor:
         """Least value of linear forms (n, s, *shape) over the box, (n, s)."""
         ends = torch.where(coefficients > 0, self.lower.unsqueeze(1), self.upper.unsqueeze(1))

@@ -7,8 +7,6 @@ u (z - l) / (u - l) and, by the adaptive rule, the line z where u > -l, else 0: 
 a positive one the line below.
 """
 
-from math import prod
-
 import torch
 from torch import Tensor
 
@@ -18,21 +16,24 @@ from margincons.certificates.relu_graph import Add, Relu, ReluGraph
 CHUNK = 2**24  # coefficients held at once for one node: 128 MiB
 
 
-def crown_boxes(graph: ReluGraph, ball: Ball) -> dict[int, Interval]:
+def crown_boxes(graph: ReluGraph, ball: Ball, limits: dict[int, Interval] | None = None) -> dict[int, Interval]:
     """Box every node, with the inputs of the ReLUs tightened by backward bounds.
 
     Args:
         graph: The network.
         ball: Where the images may be.
+        limits: What is demanded of ReLU inputs besides; a box is empty where nothing in the ball meets it.
     """
 
     def tighten(index: int, box: Interval, boxes: dict[int, Interval]) -> Interval:
+        if limits is not None:
+            box = box.intersect(limits[index])
         unstable = box.unstable.flatten(1)  # the sign of the others is known already
         count = int(unstable.sum(dim=1).max())
         if count == 0 or (ball.norm == "Linf" and not _sees_a_relu(graph, index)):
             return box
         lower, upper = box.lower.flatten(1).clone(), box.upper.flatten(1).clone()
-        size = max(prod(node.shape) for node in graph.nodes[: index + 1])
+        size = max(map(graph.size, range(index + 1)))
         for units in unstable.byte().topk(count).indices.split(max(1, CHUNK // (2 * size * len(lower))), dim=1):
             rows = lower.new_zeros(*units.shape, lower.shape[1]).scatter(2, units.unsqueeze(2), 1.0)
             forms = torch.cat([rows, -rows], dim=1).unflatten(2, graph.nodes[index].shape)
@@ -45,7 +46,14 @@ def crown_boxes(graph: ReluGraph, ball: Ball) -> dict[int, Interval]:
 
 
 def lower_bound(
-    graph: ReluGraph, ball: Ball, boxes: dict[int, Interval], index: int, forms: Tensor, *, relax: bool = True
+    graph: ReluGraph,
+    ball: Ball,
+    boxes: dict[int, Interval],
+    index: int,
+    forms: Tensor,
+    *,
+    relax: bool = True,
+    losses: dict[int, Tensor] | None = None,
 ) -> Tensor:
     """Bound linear forms in the units of one node from below, over the ball.
 
@@ -56,6 +64,7 @@ def lower_bound(
         index: The node.
         forms: Coefficients on its units, (n, s, *shape).
         relax: Carry the forms through ReLUs; without it they end at the boxes of the nearest ReLUs.
+        losses: Filled, by ReLU input, with what each unit's chord may cost the bound, (n, s, *shape).
 
     Returns:
         One bound for each form, (n, s).
@@ -72,8 +81,10 @@ def lower_bound(
             continue
         if isinstance(node.layer, Relu):
             box = boxes[node.inputs[0]]
-            form, offset = _through_relu(form.view(n, s, *node.shape), box)
-            constant += offset
+            form, loss = _through_relu(form.view(n, s, *node.shape), box)
+            constant -= loss.flatten(2).sum(dim=2)
+            if losses is not None:
+                losses[node.inputs[0]] = loss
             sent = [form.flatten(0, 1)]
         elif isinstance(node.layer, Add):
             sent = [form, form]
@@ -92,7 +103,7 @@ def _through_relu(form: Tensor, box: Interval) -> tuple[Tensor, Tensor]:
     chord = upper / (upper - lower).clamp_min(torch.finfo(form.dtype).tiny)
     line = (upper > -lower).to(form.dtype)
     above = form.clamp(max=0) * chord
-    return form.clamp(min=0) * line + above, -(above * lower).flatten(2).sum(dim=2)
+    return form.clamp(min=0) * line + above, above * lower
 
 
 def _sees_a_relu(graph: ReluGraph, index: int) -> bool:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from margincons.certificates.crown import crown_boxes, lower_bound
 from margincons.certificates.boxes import Ball, propagate
+from margincons.certificates.crown import crown_boxes, lower_bound
 from margincons.certificates.relu_graph import ReluGraph
 from margincons.certificates.tracing import relu_graph
 from margincons.errors import UnknownNameError, UsageError
@@ -55,7 +55,7 @@ def lower_bounds(
     labels = graph(inputs).argmax(dim=1) if labels is None else labels
     return torch.cat(
         [
-            _largest_certified(graph, part, classes, norm=norm, method=method, tolerance=tolerance)
+            certified_radius(graph, part, classes, norm=norm, method=method, tolerance=tolerance)
             for part, classes in zip(inputs.double().split(batch_size), labels.split(batch_size), strict=True)
         ]
     )
@@ -80,8 +80,8 @@ def class_gaps(graph: ReluGraph, ball: Ball, labels: Tensor, method: str) -> Ten
     return gaps.masked_fill(own.bool(), torch.inf)
 
 
-def _largest_certified(
-    graph: ReluGraph, inputs: Tensor, labels: Tensor, *, norm: str, method: str, tolerance: float
+def certified_radius(
+    graph: ReluGraph, inputs: Tensor, labels: Tensor, *, norm: str, method: str = "crown", tolerance: float = 1e-3
 ) -> Tensor:
     """Close in on the radius at which the least gap is no longer proved positive (Illinois' rule, per image)."""
 

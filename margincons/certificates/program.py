@@ -57,6 +57,135 @@ class Program:
         )
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """A network over a ball as a `Program`, and its units as expressions in the program's variables."""
+
+    program: Program
+    pixels: NDArray  # (d, 1 + d)
+    relu_inputs: dict[int, NDArray]  # (m, 1 + variables before) each
+    logits: NDArray  # (k, 1 + variables)
+
+
+def encode(graph: ReluGraph, ball: Ball, boxes: dict[int, Interval], *, exact: bool) -> Encoding:
+    """Write the images of the box round a ball, and what the network makes of them, as a program.
+
+    Args:
+        graph: The network.
+        ball: Round one image.
+        boxes: Bounds of the inputs of every ReLU.
+        exact: Give every unstable ReLU a switch; without, the relaxation.
+    """
+    program, relu_inputs = Program(), {}
+    pixels = program.add_variables(*_ends(ball.box))
+    values = [_as_values(pixels, graph.nodes[0].shape)]
+    for node in graph.nodes[1:]:
+        sources = [values[source] for source in node.inputs]
+        if isinstance(node.layer, Relu):
+            inputs = sources[0].flatten(1).numpy().T
+            low, high = _ends(boxes[node.inputs[0]])
+            units = np.flatnonzero((low < 0) & (high > 0))
+            relu_inputs[node.inputs[0]] = inputs
+            outputs = _relu(program, inputs[units], low[units, None], high[units, None], exact=exact)
+            width = outputs.shape[1]
+            merged = pad(inputs * (low >= 0)[:, None], width)
+            merged[units] = outputs
+            values.append(_as_values(merged, node.shape))
+        elif isinstance(node.layer, Add):
+            width = max(len(value) for value in sources)
+            values.append(sum(torch.cat([v, v.new_zeros(width - len(v), *v.shape[1:])]) for v in sources))
+        else:
+            value = node.layer.linear(sources[0])
+            value[0] += node.layer.bias
+            values.append(value)
+    return Encoding(program, pixels, relu_inputs, values[-1].numpy().T)
+
+
+def _relu(program: Program, inputs: NDArray, low: NDArray, high: NDArray, *, exact: bool) -> NDArray:
+    outputs = program.add_variables(np.zeros(len(low)), high[:, 0])
+    inputs = pad(inputs, outputs.shape[1])
+    program.require(inputs - outputs)
+    one = np.eye(1, outputs.shape[1])
+    if not exact:
+        program.require(outputs - high / (high - low) * (inputs - low * one))
+        return outputs
+    switches = program.add_variables(np.zeros(len(low)), np.ones(len(low)), integer=True)
+    width = switches.shape[1]
+    program.require(pad(outputs, width) - high * switches)
+    program.require(pad(outputs - inputs + low * one, width) - low * switches)
+    return pad(outputs, width)
+
+
+def add_radius(encoding: Encoding, ball: Ball, tangents: NDArray) -> NDArray:
+    """Add a variable that is at least the distance to the image and at most the ball's radius; return it, (1 + v,).
+
+    Args:
+        encoding: What `encode` gave.
+        ball: Round one image.
+        tangents: Unit vectors, (m, d). In L2 the distance is at least the projection on each; nothing else is said of it.
+    """
+    program, radius = encoding.program, ball.radius.item()
+    centre = ball.centre.flatten().numpy()
+    moved = encoding.pixels - centre[:, None] * np.eye(1, encoding.pixels.shape[1])
+    if ball.norm == "L1":
+        lengths = program.add_variables(np.zeros(len(moved)), np.full(len(moved), min(1.0, radius)))
+        (distance,) = program.add_variables(np.zeros(1), np.full(1, radius))
+        moved = pad(moved, lengths.shape[1])
+        program.require(moved - lengths, -moved - lengths, pad(lengths.sum(axis=0), len(distance))[None] - distance)
+        return distance
+    (distance,) = program.add_variables(np.zeros(1), np.full(1, radius))
+    moved = pad(moved, len(distance))
+    program.require(moved - distance, -moved - distance)
+    if ball.norm == "L2":
+        program.require(tangents @ moved - distance)
+    return distance
+
+
+def tighten(
+    graph: ReluGraph, ball: Ball, boxes: dict[int, Interval], form: NDArray, tangents: NDArray
+) -> dict[int, Interval] | None:
+    """Narrow the bounds of every unstable ReLU by two LPs, over the images of a ball where a form is at most 0.
+
+    Args:
+        graph: The network.
+        ball: Round one image.
+        boxes: Bounds of the inputs of every ReLU.
+        form: Coefficients on the logits, (k,).
+        tangents: See `add_radius`.
+
+    Returns:
+        Bounds that hold wherever the form is at most 0; None where that is nowhere in the ball.
+    """
+    boxes = dict(boxes)
+    for index in graph.relu_inputs:
+        encoding = encode(graph, ball, boxes, exact=False)
+        if ball.norm != "Linf":
+            add_radius(encoding, ball, tangents)
+        encoding.program.require(form[None] @ encoding.logits)
+        low, high = (end.copy() for end in _ends(boxes[index]))
+        for unit in np.flatnonzero((low < 0) & (high > 0)):
+            expression = encoding.relu_inputs[index][unit]
+            below = encoding.program.minimise(expression)
+            above = encoding.program.minimise(-expression)
+            if INFEASIBLE in (below.status, above.status):
+                return None
+            if below.status == 0:
+                low[unit] = max(low[unit], expression[0] + below.fun - SLACK)
+            if above.status == 0:
+                high[unit] = min(high[unit], expression[0] - above.fun + SLACK)
+        shape = boxes[index].lower.shape
+        boxes[index] = Interval(torch.from_numpy(low).view(shape), torch.from_numpy(high).view(shape))
+    return boxes
+
+
 def pad(expressions: NDArray, width: int) -> NDArray:
     """Widen expressions (..., m) with zeros to (..., width): variables that came later do not occur in them."""
     return np.concatenate([expressions, np.zeros((*expressions.shape[:-1], width - expressions.shape[-1]))], axis=-1)
+
+
+def _ends(box: Interval) -> tuple[NDArray, NDArray]:
+    return box.lower.flatten().numpy(), box.upper.flatten().numpy()
+
+
+def _as_values(expressions: NDArray, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(expressions.T)).view(-1, *shape)

@@ -6,6 +6,7 @@ travel forwards through it). Average pooling is a convolution; normalisation and
 """
 
 from dataclasses import dataclass, replace
+from math import prod
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -120,8 +121,21 @@ class ReluGraph:
 
     nodes: tuple[Node, ...]
 
+    @property
+    def relu_inputs(self) -> list[int]:
+        """Places of the nodes that feed a ReLU, each once."""
+        return list(dict.fromkeys(node.inputs[0] for node in self.nodes if isinstance(node.layer, Relu)))
+
+    def size(self, index: int) -> int:
+        """Units of a node."""
+        return prod(self.nodes[index].shape)
+
     def __call__(self, inputs: Tensor) -> Tensor:
         """Logits (n, k) of images (n, c, h, w), in double precision."""
+        return self.values(inputs)[-1]
+
+    def values(self, inputs: Tensor) -> list[Tensor]:
+        """What every node is for images (n, c, h, w), in double precision."""
         values = [inputs.double()]
         for node in self.nodes[1:]:
             sources = [values[source] for source in node.inputs]
@@ -131,4 +145,4 @@ class ReluGraph:
                 values.append(sources[0] + sources[1])
             else:
                 values.append(node.layer.linear(sources[0]) + node.layer.bias)
-        return values[-1]
+        return values

@@ -23,7 +23,7 @@ from margincons.attacks.autoattack import (
 from margincons.attacks.result import AttackResult, step_outwards
 from margincons.errors import PixelRangeError, ShapeError, UnknownNameError, UsageError
 from margincons.passes import CountPasses
-from margincons.threat import dual_norm
+from margincons.threat import dual_norm, vector_norm
 
 NORMS = ("Linf", "L2", "L1")
 FABS = (fab_paper, fab_restarts, fab_targeted)
@@ -55,6 +55,11 @@ def exact_margin(network, images, norm):
 def predictions(network, images):
     with torch.no_grad():
         return network(images).argmax(dim=1)
+
+
+def predictions_gap(network, images):
+    with torch.no_grad():
+        return -network(images).topk(2).values.diff(dim=1)[:, 0]
 
 
 @pytest.fixture
@@ -155,6 +160,47 @@ def test_a_failure_is_an_infinite_bound_and_not_distance_0(fab, spread):
 
 
 @pytest.mark.parametrize("fab", FABS)
+def test_bounds_that_end_too_near_a_boundary_are_pushed_across(fab, inner):
+    network = linear()
+    network[1].bias.data += 10  # a witness now needs a lead of 1e-4, more than FAB overshoots by on most images
+    exact = exact_margin(network, inner, "L2")
+    gap = predictions_gap(network, inner)
+    result = fab(network, inner, predictions(network, inner), norm="L2", steps=30)
+    assert ((gap > 0.008) & (gap < 0.015)).any()
+    assert result.success[gap > 0.008].all()
+    assert (result.upper[gap > 0.008] <= 1.02 * exact[gap > 0.008]).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_kept_restarts_start_half_as_far_out_as_the_nearest_witness(norm, inner):
+    network, started = linear(), []
+    labels = predictions(network, inner)
+    first = fab_restarts(network, inner, labels, norm=norm, steps=10, restarts=1).upper
+    network.register_forward_pre_hook(
+        lambda _, seen: started.append(seen[0].detach()) if seen[0].requires_grad else None
+    )
+    fab_restarts(network, inner, labels, norm=norm, steps=10, restarts=2)
+    assert_close(started[0], inner)
+    assert_close(vector_norm(started[10] - inner, norm), first / 2, rtol=1e-3, atol=0)
+
+
+def test_a_run_that_fails_never_displaces_a_witness(spread):
+    network = curved()
+    labels = predictions(network, spread)
+    once, kept = (fab_restarts(network, spread, labels, norm="Linf", steps=1, restarts=n) for n in (1, 6))
+    assert 0 < once.success.sum() < kept.success.sum()
+    assert (kept.upper <= once.upper).all()
+
+
+def test_fab_paper_gives_an_image_it_cannot_solve_the_tries_it_is_told(spread):
+    network = CountPasses(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+    network.model[1].weight.data *= 0
+    labels = predictions(network, spread)
+    fab_paper(network, spread, labels, norm="Linf", steps=4, restarts=3)
+    assert network.backward_images == 3 * 4 * 3 * 30  # restarts, steps, classes, images
+
+
+@pytest.mark.parametrize("fab", FABS)
 def test_misclassified_images_count_as_distance_0_among_others(fab, spread):
     network = curved()
     labels = predictions(network, spread)
@@ -214,6 +260,18 @@ def test_apgd_takes_the_steps_and_restarts_it_is_told(inner):
         network.backward_images = 0
         apgd(network, inner, labels, epsilon=1e-5, norm="Linf", loss=loss, steps=7, restarts=2)
         assert network.backward_images == 2 * (7 + 1) * 30  # one more for the random start
+
+
+def test_square_asks_as_often_as_it_is_told(inner):
+    network = CountPasses(linear())
+    labels, seen = predictions(network, inner), []
+    for queries, restarts in [(10, 1), (30, 1), (10, 3)]:
+        network.forward_images = 0
+        square(network, inner, labels, epsilon=1e-5, norm="Linf", queries=queries, restarts=restarts)
+        seen.append(network.forward_images)
+    assert network.backward_images == 0
+    assert seen[1] - seen[0] == 20 * 30
+    assert seen[2] - seen[0] == 2 * (1 + 10 + 1) * 30  # its start, its queries and the verdict of each restart
 
 
 def test_two_classes_are_enough_for_everything_but_the_dlr_loss(inner):

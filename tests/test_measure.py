@@ -1,0 +1,263 @@
+"""From a network and images to a record: interrupted, resumed, refused, on bundled and on independent networks."""
+
+import importlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pandas.testing import assert_frame_equal
+from torch import nn
+from torch.testing import assert_close
+
+from margincons.classifier import Classifier
+from margincons.data import load_images
+from margincons.errors import PixelRangeError, RecordError, ShapeError, UnknownNameError, UsageError
+from margincons.measure import choose_device, measure, measure_again, measure_images, obtain, record_folder
+from margincons.records import read_record, shipped_records
+from margincons.scores import SCORES, all_scores
+from margincons.threat import vector_norm
+from margincons.zoo import load_model, state_sha256
+
+room = importlib.import_module("margincons.measure")  # margincons.measure is the function, once imported
+DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="independent networks are not on this machine")
+QUICK = {"attack": "pgd", "effort": "fast", "epsilon": 0.1, "batch_size": 3, "shard_size": 5, "progress": False}
+
+
+def stamps(folder):
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("*")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    return measure("digits/mlp", "digits", out=out, limit=12, **QUICK)
+
+
+def test_an_interrupted_measurement_resumes_to_the_same_values_and_leaves_finished_shards_alone(
+    tmp_path, monkeypatch, whole
+):
+    write, written = room.write_shard, []
+
+    def interrupt(path, *arguments):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, *arguments)
+
+    monkeypatch.setattr(room, "write_shard", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        measure("digits/mlp", "digits", out=tmp_path, limit=12, **QUICK)
+    before = stamps(tmp_path)
+    assert sorted(before) == ["shard-00000.parquet", "shard-00001.parquet"]
+    monkeypatch.setattr(room, "write_shard", write)
+    resumed = measure("digits/mlp", "digits", out=tmp_path, limit=12, **QUICK)
+    after = stamps(tmp_path)
+    assert sorted(after) == [f"shard-{number:05d}.parquet" for number in range(3)]
+    assert {name: after[name] for name in before} == before
+    assert_frame_equal(resumed, whole, check_exact=True)
+    measure("digits/mlp", "digits", out=tmp_path, limit=12, **QUICK)
+    assert stamps(tmp_path) == after
+
+
+def test_a_damaged_shard_is_put_aside_and_measured_again(tmp_path, whole):
+    measure("digits/mlp", "digits", out=tmp_path, limit=12, **QUICK)
+    before = stamps(tmp_path)
+    damaged = tmp_path / "shard-00001.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-50])
+    again = measure("digits/mlp", "digits", out=tmp_path, limit=12, **QUICK)
+    assert_frame_equal(again, whole, check_exact=True)
+    assert sorted(stamps(tmp_path)) == sorted([*before, "shard-00001.damaged"])
+    assert stamps(tmp_path)["shard-00000.parquet"] == before["shard-00000.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"epsilon": 0.2}, "epsilon=0.2, it has 0.1"),
+        ({"seed": 1}, "seed=1, it has 0"),
+        ({"attack": "fgsm", "effort": "standard"}, "attack='fgsm', it has 'pgd'"),
+        ({"norm": "L2"}, "norm='L2', it has 'Linf'"),
+        ({"batch_size": 2}, "batch_size=2, it has 3"),
+        ({"limit": 7}, "data_sha256="),
+    ],
+)
+def test_a_folder_that_holds_another_measurement_is_refused_and_left_alone(tmp_path, change, text):
+    measure("digits/mlp", "digits", out=tmp_path, limit=5, **QUICK)
+    before = stamps(tmp_path)
+    with pytest.raises(RecordError) as caught:
+        measure("digits/mlp", "digits", out=tmp_path, **({"limit": 5} | QUICK | change))
+    assert text in str(caught.value)
+    assert "choose another folder, or the same settings" in str(caught.value)
+    assert stamps(tmp_path) == before
+
+
+def test_another_network_does_not_continue_a_record(tmp_path):
+    measure("digits/mlp", "digits", out=tmp_path, limit=5, **QUICK)
+    with pytest.raises(RecordError, match="model='digits/standard', it has 'digits/mlp'"):
+        measure("digits/standard", "digits", out=tmp_path, limit=5, **QUICK)
+
+
+def test_a_row_holds_the_images_scores_margin_and_how_far_its_features_moved():
+    model, images = load_model("digits/mlp"), load_images("digits", n=6)
+    table = measure_images(model, images, norm="L2", effort="fast", batch_size=6)
+    classifier = Classifier(model, images.inputs)
+    outputs = classifier(images.inputs)
+    assert table["index"].tolist() == list(range(6))
+    assert table["label"].tolist() == images.labels.tolist()
+    assert table["predicted"].tolist() == outputs.predicted.tolist()
+    for name, values in all_scores(outputs, classifier.head, norm="L2").items():
+        assert_close(torch.tensor(table[name].to_numpy()), values)
+    bounds = room.input_margins(model, images.inputs, norm="L2", effort="fast", indices=torch.arange(6))
+    assert_close(torch.tensor(table["upper"].to_numpy()), bounds.upper)
+    moved = vector_norm(classifier.features(bounds.adversarial) - outputs.features, "L2")
+    assert_close(torch.tensor(table["feature_distance"].to_numpy()), moved)
+    assert (table["forward_passes"] > 0).all()
+    assert (table["backward_passes"] > 0).all()
+
+
+def test_what_was_not_found_has_an_infinite_margin_and_no_feature_distance():
+    table = measure_images(load_model("digits/mlp"), load_images("digits", n=6), attack="fgsm", epsilon=0.001)
+    assert not table["success"].any()
+    assert np.isinf(table["upper"]).all()
+    assert table["feature_distance"].isna().all()
+    assert table["adversarial_label"].equals(table["predicted"])
+
+
+def test_a_network_without_a_head_is_measured_in_everything_else():
+    model = nn.Sequential(load_model("digits/mlp"), nn.Tanh())
+    table = measure_images(model, load_images("digits", n=4), effort="fast")
+    assert set(SCORES) - set(table.columns) == {"feature_margin"}
+    assert table["feature_distance"].isna().all()
+    assert table["success"].all()
+
+
+def test_settings_say_what_was_measured(whole):
+    about = whole.attrs["settings"]
+    assert about["weights_sha256"] == state_sha256(load_model("digits/mlp"))
+    assert about["data_sha256"] == load_images("digits", n=12).checksum()
+    expected = {"model": "digits/mlp", "data": "digits/test", "decoding": "divided by 16", "norm": "Linf", "seed": 0}
+    options = {name: value for name, value in QUICK.items() if name != "progress"}
+    assert {**about, **expected, **options} == about
+    assert whole.attrs["made"]["seconds"] > 0
+
+
+def test_batches_change_no_more_than_the_last_digits(whole):
+    model, images = load_model("digits/mlp"), load_images("digits", n=12)
+    table = measure_images(model, images, attack="pgd", effort="fast", epsilon=0.1, batch_size=12)
+    assert table["success"].tolist() == whole["success"].tolist()
+    assert_close(torch.tensor(table["logit_margin"].to_numpy()), torch.tensor(whole["logit_margin"].to_numpy()))
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_records() if "/Linf/minimum_norm" in name][::5])
+def test_shipped_margins_measured_again_in_part_agree(name):
+    again = measure_again(read_record(name), range(0, 800, 40))
+    assert again["index"].tolist() == list(range(0, 800, 40))
+    assert (again["ratio"].sub(1).abs() < 1e-3).mean() >= 0.9
+    assert again["ratio"].between(0.95, 1.05).all()
+
+
+def test_measuring_again_refuses_other_weights():
+    table = read_record(shipped_records()[0])
+    table.attrs["settings"] = table.attrs["settings"] | {"weights_sha256": "0"}
+    with pytest.raises(RecordError, match="Expected the weights that the record was measured with"):
+        measure_again(table, [0])
+
+
+def test_pages_obtain_a_shipped_record_or_measure_their_own(tmp_path):
+    shipped = obtain("digits/mlp", "digits", norm="Linf", attack="fab_paper", records="", limit=7)
+    assert_frame_equal(shipped, read_record("digits/mlp/Linf/fab_paper").head(7))
+    assert shipped.attrs["settings"]["model"] == "digits/mlp"
+    whole = obtain("digits/mlp", "digits", norm="Linf", attack="fab_paper", records="", limit=None)
+    assert len(whole) == 800
+    options = {"norm": "Linf", "records": str(tmp_path), "limit": 5, **QUICK}
+    own = obtain("digits/mlp", "digits", **options)
+    assert_frame_equal(own, read_record(tmp_path / "digits" / "mlp" / "Linf" / "pgd"))
+    with pytest.raises(UnknownNameError, match="Unknown record 'digits/mlp/L7/fab_paper'"):
+        obtain("digits/mlp", "digits", norm="L7", attack="fab_paper", records="")
+    with pytest.raises(RecordError, match="Expected effort 'fine', the shipped record"):
+        obtain("digits/mlp", "digits", norm="Linf", attack="fab_paper", records="", effort="fine")
+
+
+def test_records_lie_in_a_folder_named_after_what_was_measured():
+    assert record_folder(Path("runs"), "digits/mlp", "L2", "pgd") == Path("runs/digits/mlp/L2/pgd")
+    assert record_folder(Path("runs"), "../a/nets.py:cnn", "Linf", "pgd") == Path("runs/nets.cnn/Linf/pgd")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"attack": "autoatack"}, UnknownNameError, "Unknown attack 'autoatack'; the nearest are: autoattack"),
+        ({"effort": "fine", "attack": "fgsm"}, UnknownNameError, "Unknown effort of fgsm 'fine'"),
+        ({"norm": "Linfinity"}, UnknownNameError, "Unknown norm 'Linfinity'; the nearest are: Linf"),
+        ({"epsilon": None}, UsageError, "The attack 'pgd' needs epsilon; got epsilon=None."),
+        (
+            {"attack": "fab_restarts"},
+            UsageError,
+            "'fab_restarts' finds distances: it takes no epsilon; got epsilon=0.1.",
+        ),
+        ({"epsilon": 8.0}, UsageError, "did you mean 8/255?"),
+        ({"batch_size": 0}, UsageError, "Expected a batch size of 1 or more, got 0."),
+        ({"shard_size": -1}, UsageError, "Expected a shard size of 1 or more, got -1."),
+        ({"limit": -3}, UsageError, "Expected a number of images of 0 (all) or more, got -3."),
+        ({"device": "gpu"}, UsageError, "Expected the device to be 'auto', 'cpu' or 'cuda', got 'gpu'."),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_loaded_or_written(tmp_path, monkeypatch, change, error, text):
+    monkeypatch.setattr(room, "load_model", None)
+    with pytest.raises(error) as caught:
+        measure("digits/mlp", "digits", out=tmp_path / "out", **(QUICK | change))
+    assert text in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_in_the_records_place_and_images_that_do_not_fit_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="to be the folder of a record, it is a file"):
+        measure("digits/mlp", "digits", out=tmp_path / "file", **QUICK)
+    np.savez(tmp_path / "colour.npz", x=np.zeros((2, 3, 32, 32), np.uint8), y=np.zeros(2, np.uint8))
+    with pytest.raises(ShapeError, match=r"what the network takes, got \(2, 3, 32, 32\)"):
+        measure("digits/mlp", str(tmp_path / "colour.npz"), out=tmp_path / "out", **QUICK)
+    images = load_images("digits", n=2)
+    with pytest.raises(PixelRangeError):
+        measure_images(load_model("digits/mlp"), type(images)(**(vars(images) | {"inputs": 16 * images.inputs})))
+
+
+def test_the_device_is_what_torch_sees(monkeypatch):
+    for seen in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda seen=seen: seen)
+        assert choose_device("auto") == ("cuda" if seen else "cpu")
+        assert choose_device("cpu") == "cpu"
+    with pytest.raises(UsageError, match="Expected a CUDA device, torch sees none"):
+        choose_device("cuda")
+
+
+@pytest.mark.data
+@needs_data
+def test_clean_accuracies_of_five_independent_networks_are_the_published_ones():
+    rows = re.findall(r"^\| (\w+) \|[^|]+\| ([\d.]+) \|", (DATA / "README.md").read_text(), flags=re.MULTILINE)
+    images = load_images(str(DATA / "cifar10_test_first1017.npz"))
+    assert len(rows) == 5
+    assert len(images) == 1017
+    for name, published in rows:
+        classifier = Classifier(load_model(f"{DATA}/nets.py:{name}"), images.inputs[:2])
+        outputs = classifier(images.inputs)
+        assert f"{100 * (outputs.predicted == images.labels).double().mean():.2f}" == published, name
+        assert outputs.features.shape == (1017, 100)
+
+
+@pytest.mark.data
+@needs_data
+def test_an_independent_network_is_measured_in_the_papers_setting(tmp_path):
+    model_id, out = f"{DATA}/nets.py:cnn_a_adv", tmp_path / "record"
+    images = load_images(str(DATA / "cifar10_test_first1017.npz"), n=4)
+    table = measure(model_id, str(DATA / "cifar10_test_first1017.npz"), attack="fab_paper", limit=4, out=out)
+    assert table["success"].all()
+    assert table["upper"].between(1e-5, 0.3).all()
+    assert table["label"].tolist() == images.labels.tolist()
+    assert table.attrs["settings"]["model"] == "nets.py:cnn_a_adv"
+    assert table.attrs["settings"]["decoding"] == "divided by 255"
+    closer = measure_images(load_model(model_id), images)
+    assert (closer["upper"] <= 1.02 * table["upper"]).all()  # the paper's setting keeps no minimum

@@ -1,0 +1,197 @@
+"""Records come back as they were written, or not at all."""
+
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pandas.testing import assert_frame_equal
+
+from margincons import records
+from margincons.data import load_images
+from margincons.errors import ChecksumError, FileFormatError, MissingFileError, RecordError, UnknownNameError
+from margincons.records import check_settings, provenance, read_record, read_shard, shipped_records, write_shard
+
+MADE = {"command": "margincons measure", "started": "2024-12-10"}
+SETTINGS = {"model": "digits/trades", "norm": "Linf", "epsilon": None, "seed": 0}
+numbers = st.floats(width=32) | st.just(float("inf"))
+tables = st.lists(st.tuples(st.integers(0, 2**40), numbers, numbers, st.booleans()), min_size=1, max_size=20)
+
+
+def table_of(rows):
+    index, upper, score, success = zip(*rows, strict=True)
+    return pd.DataFrame(
+        {
+            "index": np.array(index),
+            "upper": np.array(upper, dtype=np.float32),
+            "logit_margin": np.array(score),
+            "success": np.array(success),
+        }
+    )
+
+
+def small(start=0, n=3):
+    return table_of([(start + row, 0.1 * row, 1.0, True) for row in range(n)])
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=tables,
+    about=st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.floats(allow_nan=False), max_size=4),
+)
+def test_a_shard_comes_back_bit_for_bit_with_its_settings(tmp_path, rows, about):
+    path, table = tmp_path / "shard-00000.parquet", table_of(rows)
+    write_shard(path, table, about, MADE)
+    back, found = read_shard(path)
+    assert_frame_equal(back, table, check_exact=True)
+    assert (found["settings"], found["made"]) == (about, MADE)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), keep=st.booleans())
+def test_a_damaged_shard_is_noticed_or_unharmed(tmp_path, place, bit, keep):
+    path, table = tmp_path / "shard-00000.parquet", small(n=20)
+    write_shard(path, table, SETTINGS, MADE)
+    content = bytearray(path.read_bytes())
+    at = int(place * len(content))
+    content[at] ^= 1 << bit
+    path.write_bytes(content if keep else content[:at])
+    try:
+        back, _ = read_shard(path)
+    except (FileFormatError, ChecksumError) as error:
+        assert "\n" not in str(error)
+    else:
+        assert back.to_dict("list") == table.to_dict("list")
+
+
+def test_a_changed_value_is_noticed_even_in_a_valid_file(tmp_path):
+    path = tmp_path / "shard-00000.parquet"
+    write_shard(path, small(), SETTINGS, MADE)
+    stored = pq.read_table(path)
+    column = pa.array(np.array([0, 0.1, 0.25], dtype=np.float32))
+    pq.write_table(stored.set_column(1, stored.schema.field("upper"), column), path)
+    with pytest.raises(ChecksumError, match="damaged, or another version"):
+        read_record(tmp_path)
+
+
+@pytest.mark.parametrize("metadata", [None, {b"margincons": b"{"}])
+def test_a_foreign_parquet_file_is_refused(tmp_path, metadata):
+    path = tmp_path / "shard-00000.parquet"
+    rows = pa.Table.from_pandas(small(), preserve_index=False)
+    pq.write_table(rows.replace_schema_metadata(metadata), path)
+    with pytest.raises(FileFormatError, match="to hold a shard of a record"):
+        read_record(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no parquet at all", b"PAR1" + bytes(40) + b"PAR1"])
+def test_a_file_that_is_no_parquet_is_refused(tmp_path, content):
+    (tmp_path / "shard-00000.parquet").write_bytes(content)
+    with pytest.raises(FileFormatError, match="to hold a shard of a record"):
+        read_record(tmp_path)
+
+
+def test_a_record_is_its_shards_in_the_order_of_the_data_set(tmp_path):
+    for number, start in ((1, 3), (0, 0), (10, 6)):
+        write_shard(tmp_path / f"shard-{number:05d}.parquet", small(start)[::-1], SETTINGS, MADE | {"shard": number})
+    (tmp_path / "notes.txt").write_text("not a shard")
+    table = read_record(tmp_path)
+    assert table["index"].tolist() == list(range(9))
+    assert list(table.index) == list(range(9))
+    assert table.attrs == {"settings": SETTINGS, "made": MADE | {"shard": 0}}
+    assert read_record(str(tmp_path)).equals(table)
+    assert read_record(tmp_path / "shard-00001.parquet")["index"].tolist() == [3, 4, 5]
+
+
+def test_shards_of_other_settings_do_not_mix(tmp_path):
+    write_shard(tmp_path / "shard-00000.parquet", small(), SETTINGS, MADE)
+    write_shard(tmp_path / "shard-00001.parquet", small(3), SETTINGS | {"norm": "L2"}, MADE)
+    with pytest.raises(RecordError, match=r"shard-00001\.parquet to be measured with norm='Linf', it has 'L2'"):
+        read_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (SETTINGS | {"seed": 1}, "seed=0, it has 1"),
+        ({key: value for key, value in SETTINGS.items() if key != "model"}, "model='digits/trades', it has None"),
+        (SETTINGS | {"more": 1}, "more=None, it has 1"),
+    ],
+)
+def test_the_first_setting_that_differs_is_named(tmp_path, found, text):
+    check_settings(tmp_path, SETTINGS, dict(SETTINGS))
+    with pytest.raises(RecordError) as caught:
+        check_settings(tmp_path, found, SETTINGS)
+    assert text in str(caught.value)
+
+
+def test_a_failed_write_leaves_the_old_shard_and_nothing_temporary(tmp_path, monkeypatch):
+    path = tmp_path / "shard-00000.parquet"
+    write_shard(path, small(), SETTINGS, MADE)
+    before = path.read_bytes()
+
+    def fail(*_, **__):
+        raise OSError("no space left")
+
+    for module, name in ((records.os, "fsync"), (records.pq, "write_table")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, fail)
+            with pytest.raises(OSError, match="no space left"):
+                write_shard(path, small(5), SETTINGS, MADE)
+        assert list(tmp_path.iterdir()) == [path]
+        assert path.read_bytes() == before
+
+
+def test_a_shard_is_flushed_to_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    path, present = tmp_path / "shard-00000.parquet", []
+    flush = os.fsync
+    monkeypatch.setattr(records.os, "fsync", lambda file: (present.append(path.exists()), flush(file)))
+    write_shard(path, small(), SETTINGS, MADE)
+    assert present == [False, True]  # the file, then its folder
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "text"),
+    [
+        ("digits/trades/Linf/fab_papr", UnknownNameError, "Unknown record 'digits/trades/Linf/fab_papr'; the nearest"),
+        ("digits/trades/Linf", UnknownNameError, "fab_paper"),
+        ("digits", UnknownNameError, "Unknown record 'digits'"),
+        ("runs/mine", MissingFileError, "Expected a record at runs/mine, found none"),
+        ("/nowhere/at/all", MissingFileError, "Expected a record at /nowhere/at/all"),
+        ("", MissingFileError, "shard-*.parquet"),
+    ],
+)
+def test_a_record_that_does_not_exist_is_named(tmp_path, monkeypatch, name, error, text):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error) as caught:
+        read_record(name)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("name", shipped_records())
+def test_every_shipped_record_is_whole_and_says_how_it_was_made(name):
+    table = read_record(name)
+    settings, made = table.attrs["settings"], table.attrs["made"]
+    assert name == f"{settings['model']}/{settings['norm']}/{settings['attack']}"
+    assert table["index"].tolist() == list(range(800))
+    assert table["label"].tolist() == load_images("digits").labels.tolist()
+    assert set(made) >= {"command", "commit", "versions", "machine", "started"}
+    assert np.isfinite(table["upper"][table["success"]]).all()
+    assert np.isinf(table["upper"][~table["success"]]).all()  # a failed attack is no margin
+    assert (table["adversarial_label"] != table["predicted"]).equals(table["success"])
+
+
+def test_provenance_names_command_commit_versions_and_machine(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/margincons", "measure", "digits/mlp"])
+    made = provenance()
+    assert made["command"] == "margincons measure digits/mlp"
+    assert made["versions"]["torch"]
+    assert "threads" in made["machine"]
+    json.dumps(made)
+    monkeypatch.setattr(records.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError))
+    assert provenance()["commit"] == "unknown"
