@@ -77,7 +77,7 @@ def foolbox(norm: str) -> dict[str, Attack]:
             "foolbox FMN 1000": fb.attacks.L2FMNAttack(steps=1000),
             "foolbox DDN 1000": fb.attacks.DDNAttack(steps=1000),
             "foolbox DeepFool": fb.attacks.L2DeepFoolAttack(),
-            "foolbox Carlini-Wagner": fb.attacks.L2CarliniWagnerAttack(),
+            "foolbox Carlini-Wagner 9x1000": fb.attacks.L2CarliniWagnerAttack(steps=1000),
             "foolbox Brendel-Bethge 1000": fb.attacks.L2BrendelBethgeAttack(),
         },
         "L1": {
@@ -118,6 +118,7 @@ def all_attacks(norm: str) -> dict[str, Attack]:
     torch.manual_seed(0)
     return {
         **{f"ours {effort}": ours(norm, effort) for effort in ("fast", "standard", "fine", "exhaustive")},
+        **{f"ours exhaustive, seed {seed}": ours(norm, "exhaustive", seed) for seed in (1, 2)},
         "FAB, paper's setting": fab(fab_paper, norm),
         "FAB, 5 true restarts": fab(fab_restarts, norm, restarts=5),
         "FAB, targeted 9x100": fab(fab_targeted, norm, restarts=1),

@@ -1,7 +1,7 @@
 """Records: one row per image, in Parquet shards that carry how they were measured.
 
 A record is a folder of files ``shard-00000.parquet``, each written whole or not at all and never again. The settings
-that made it travel in every shard's schema, with a checksum over the rows.
+that made it travel in every shard's schema, with checksums over the rows and over themselves.
 """
 
 import datetime
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from margincons.errors import ChecksumError, FileFormatError, MissingFileError, RecordError, UnknownNameError
 
 SHIPPED = Path(__file__).parent / "records"
-_KEY = b"margincons"
+_KEY, _SEAL = b"margincons", b"margincons_sha256"  # provenance as JSON, and its checksum
 _PACKAGES = ("margincons", "torch", "numpy", "pyautoattack", "robustbench")
 
 
@@ -51,8 +51,8 @@ def write_shard(path: Path, table: pd.DataFrame, settings: dict[str, Any], made:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = pa.Table.from_pandas(table, preserve_index=False)
-    about = {"settings": settings, "made": made, "rows_sha256": _rows_sha256(rows)}
-    rows = rows.replace_schema_metadata({_KEY: json.dumps(about).encode()})
+    about = json.dumps({"settings": settings, "made": made, "rows_sha256": _rows_sha256(rows)}).encode()
+    rows = rows.replace_schema_metadata({_KEY: about, _SEAL: hashlib.sha256(about).hexdigest()})
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -70,29 +70,32 @@ def write_shard(path: Path, table: pd.DataFrame, settings: dict[str, Any], made:
 
 
 def read_shard(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read one shard and check that its rows are those that were written.
+    """Read one shard and check that it holds what was written.
 
     Returns:
         The rows, and a dictionary with keys "settings", "made" and "rows_sha256".
 
     Raises:
         FileFormatError: If the file is not a shard of a record.
-        ChecksumError: If its rows have changed.
+        ChecksumError: If its rows or its provenance have changed.
     """
     try:
         rows = pq.read_table(path)
+        rows_sha256 = _rows_sha256(rows)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise FileFormatError(path, "a shard of a record", " ".join(str(error).split())[:200]) from None
     metadata = rows.schema.metadata or {}
     if _KEY not in metadata:
         raise FileFormatError(path, "a shard of a record", "Parquet without margincons' provenance")
+    seal, digest = metadata.get(_SEAL, b"").decode(errors="replace"), hashlib.sha256(metadata[_KEY]).hexdigest()
+    if seal and seal != digest:  # the oldest records have none
+        raise ChecksumError(path, seal, digest)
     try:
         about = json.loads(metadata[_KEY])
     except ValueError:
         raise FileFormatError(path, "a shard of a record", "provenance that cannot be read") from None
-    digest = _rows_sha256(rows)
-    if digest != about["rows_sha256"]:
-        raise ChecksumError(path, about["rows_sha256"], digest)
+    if rows_sha256 != about["rows_sha256"]:
+        raise ChecksumError(path, about["rows_sha256"], rows_sha256)
     return rows.replace_schema_metadata(None).to_pandas(), about
 
 

@@ -147,6 +147,7 @@ def executed(tmp_path_factory):
     write_profile(root, "epsilon: 0.2\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(execution, "PACKAGE", root / "notebooks")  # the package may be edited meanwhile
+        patch.delenv("OMP_NUM_THREADS", raising=False)
         with pytest.raises(PageError) as caught:
             build_book(root=root)
         yield root, str(caught.value)

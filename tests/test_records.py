@@ -63,19 +63,26 @@ def test_a_damaged_shard_is_noticed_or_unharmed(tmp_path, place, bit, keep):
     content[at] ^= 1 << bit
     path.write_bytes(content if keep else content[:at])
     try:
-        back, _ = read_shard(path)
+        back, about = read_shard(path)
     except (FileFormatError, ChecksumError) as error:
         assert "\n" not in str(error)
     else:
         assert back.to_dict("list") == table.to_dict("list")
+        assert (about["settings"], about["made"]) == (SETTINGS, MADE)
 
 
-def test_a_changed_value_is_noticed_even_in_a_valid_file(tmp_path):
+def test_a_changed_value_or_setting_is_noticed_even_in_a_valid_file(tmp_path):
     path = tmp_path / "shard-00000.parquet"
     write_shard(path, small(), SETTINGS, MADE)
     stored = pq.read_table(path)
     column = pa.array(np.array([0, 0.1, 0.25], dtype=np.float32))
-    pq.write_table(stored.set_column(1, stored.schema.field("upper"), column), path)
+    about = {key: value.replace(b"Linf", b"L2") for key, value in stored.schema.metadata.items()}
+    other_margin = stored.set_column(1, stored.schema.field("upper"), column)
+    for changed in (other_margin, stored.rename_columns(["index", "lower", "logit_margin", "success"])):
+        pq.write_table(changed.replace_schema_metadata(stored.schema.metadata), path)
+        with pytest.raises(ChecksumError, match="damaged, or another version"):
+            read_record(tmp_path)
+    pq.write_table(stored.replace_schema_metadata(about), path)
     with pytest.raises(ChecksumError, match="damaged, or another version"):
         read_record(tmp_path)
 

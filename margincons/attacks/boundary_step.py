@@ -1,4 +1,4 @@
-"""The two places where a minimum-norm search meets a norm: how fast a gap can fall, and which way to go."""
+"""The two places where a minimum-norm search meets its norm: how fast a gap can fall, and which way to go."""
 
 import torch
 from torch import Tensor
@@ -7,45 +7,46 @@ from margincons.threat import dual_norm, per_item, project, vector_norm
 
 
 def falling_rate(gradient: Tensor, at: Tensor, norm: str) -> Tensor:
-    """Fastest fall of a gap per unit of radius, to first order: the dual norm of what the box leaves free.
+    """Fastest fall of a gap per unit of radius, to first order: the dual norm of the gradient that the box leaves.
 
-    A pixel at 0 cannot go down, one at 1 cannot go up, so their gradients do not count.
+    A pixel at 0 cannot go down and one at 1 cannot go up, so their gradients do not count.
 
     Args:
-        gradient: Gradients of the gap (n, c, h, w).
+        gradient: Gradients of the gap, (n, c, h, w).
         at: Where they were taken, (n, c, h, w), in [0, 1].
         norm: "Linf", "L2" or "L1", in which the radius is measured.
 
     Returns:
-        Rates (n,), at least the smallest normal number.
+        Rates (n,), never 0.
     """
-    free = gradient * torch.where(gradient > 0, at > 0, at < 1)
-    return vector_norm(free, dual_norm(norm)).clamp_min(torch.finfo(gradient.dtype).tiny)
+    room = torch.where(gradient > 0, at, 1 - at)
+    rate = vector_norm(gradient * (room > 0), dual_norm(norm))
+    return rate.clamp_min(torch.finfo(gradient.dtype).tiny)
 
 
 def descend_in_ball(
     deltas: Tensor, direction: Tensor, *, inputs: Tensor, radius: Tensor, length: float, norm: str
 ) -> Tensor:
-    """Take one step of steepest descent and return to the ball.
+    """Take one step of steepest descent, then return to the ball of another radius.
 
     Args:
         deltas: Perturbations (n, c, h, w).
-        direction: An averaged gradient of the gap (n, c, h, w); only its direction counts.
+        direction: An averaged gradient of the gap, (n, c, h, w); its size does not count.
         inputs: Clean images (n, c, h, w) in [0, 1].
         radius: Radius of each ball, (n,).
-        length: Length of the step in radii; 2 crosses the ball.
+        length: Length of the step in radii: from 2 on, nothing is left of where it started in Linf.
         norm: "Linf", "L2" or "L1".
 
     Returns:
-        New perturbations (n, c, h, w) inside the ball; in L2 and L1 also inside the pixel box.
+        New perturbations (n, c, h, w) in the ball; in L2 and L1 also in the pixel box.
     """
     reach = per_item(radius, deltas)
     if norm == "Linf":
         return torch.addcmul(deltas, direction.sign(), reach, value=-length).clamp_(-reach, reach)
     if norm == "L2":
-        largest = per_item(vector_norm(direction, "L2").clamp_min(torch.finfo(direction.dtype).tiny), deltas)
-        moved = deltas - length * reach * direction / largest
-        return project((inputs + moved).clamp_(0, 1) - inputs, radius, "L2")
+        size = per_item(vector_norm(direction, "L2").clamp_min(torch.finfo(direction.dtype).tiny), deltas)
+        moved = (inputs + deltas - length * reach * direction / size).clamp_(0, 1)
+        return project(moved - inputs, radius, "L2")
     share = min(1.0, length / 2)
     return (1 - share) * deltas + share * cheapest_descent(direction, inputs=inputs, radius=radius)
 
@@ -55,16 +56,16 @@ def cheapest_descent(gradient: Tensor, *, inputs: Tensor, radius: Tensor) -> Ten
 
     Args:
         gradient: Gradients (n, c, h, w).
-        inputs: Centres of the balls (n, c, h, w) in [0, 1].
+        inputs: Centres of the balls, (n, c, h, w), in [0, 1].
         radius: Their radii, (n,).
 
     Returns:
-        Perturbations (n, c, h, w): each pixel is taken to the end of its range before the next is touched.
+        Perturbations (n, c, h, w): each pixel goes to the end of its range before the next is touched.
     """
-    gradient_flat, inputs_flat = gradient.flatten(1), inputs.flatten(1)
-    room = torch.where(gradient_flat > 0, inputs_flat, 1 - inputs_flat) * (gradient_flat != 0)
-    order = gradient_flat.abs().argsort(dim=1, descending=True)
-    room_by_steepness = room.gather(1, order)
-    spent = room_by_steepness.cumsum(dim=1) - room_by_steepness
-    filled = torch.minimum(room_by_steepness, (radius[:, None] - spent).clamp_min(0))
-    return (-gradient_flat.sign() * torch.zeros_like(room).scatter(1, order, filled)).view_as(gradient)
+    steepness, uphill = gradient.flatten(1).abs(), gradient.flatten(1).sign()
+    room = torch.where(uphill > 0, inputs.flatten(1), 1 - inputs.flatten(1)) * uphill.abs()
+    order = steepness.argsort(dim=1, descending=True)
+    room_in_order = room.gather(1, order)
+    spent = room_in_order.cumsum(dim=1) - room_in_order
+    moved = torch.minimum(room_in_order, (radius[:, None] - spent).clamp_min(0))
+    return (-uphill * torch.zeros_like(room).scatter(1, order, moved)).view_as(gradient)

@@ -66,6 +66,12 @@ class Ball:
         return torch.maximum(by_box, at_centre - self.radius[:, None] * slope)
 
 
+def whole_box_radius(inputs: Tensor, norm: str) -> float:
+    """A radius whose ball holds the whole pixel box, wherever its centre."""
+    size = inputs[0].numel()
+    return {"Linf": 1.0, "L2": size**0.5, "L1": float(size)}[norm]
+
+
 def propagate(graph: ReluGraph, ball: Ball, tighten: Callable[[int, Interval, dict], Interval] | None = None) -> dict:
     """Box every node of a network.
 

@@ -15,9 +15,10 @@ from scipy.optimize import OptimizeResult
 from torch import Tensor, nn
 
 from margincons.attacks.result import AttackResult, rival_lead, step_outwards
-from margincons.certificates.boxes import Ball
+from margincons.certificates.boxes import Ball, whole_box_radius
 from margincons.certificates.branching import surviving_boxes
-from margincons.certificates.lower_bounds import certified_radius, class_gaps, whole_box_radius
+from margincons.certificates.lower_bounds import certified_radius, class_gaps
+from margincons.certificates.nearby import nearby_adversarial
 from margincons.certificates.program import INFEASIBLE, add_radius, encode, tighten
 from margincons.certificates.projection import nearest_in_region
 from margincons.certificates.relu_graph import ReluGraph
@@ -103,6 +104,9 @@ def _image_margin(
         return 0.0, image
     limit = whole_box_radius(image, norm)
     lower = certified_radius(graph, image, labels, norm=norm).item()
+    near = nearby_adversarial(graph, image, label, norm=norm)
+    if near is not None:
+        bound = min(bound, vector_norm(near - image, norm).item())
     radius = bound * (1 + 1e-4) + AGREEMENT if bound < np.inf else GROWTH * lower
     while True:
         radius = min(radius, limit)
@@ -134,8 +138,7 @@ def _search_class(
     graph: ReluGraph, ball: Ball, pair: tuple[int, int], lower: float, deadline: float
 ) -> tuple[float, Tensor | None]:
     """Nearest image of a ball where class ``pair[1]`` is level with class ``pair[0]``, and a bound on its distance."""
-    form = torch.zeros(graph.size(-1), dtype=torch.float64)
-    form[list(pair)] = form.new_tensor([1.0, -1.0])
+    form = graph.gap_forms(torch.tensor([pair[0]]))[0, pair[1]]
     radius, centre = ball.radius.item(), ball.centre.flatten().numpy()
     tangents, found = np.empty((0, len(centre))), None
     boxes = surviving_boxes(graph, ball, form, most=MOST, deadline=deadline)
@@ -161,7 +164,7 @@ def _search_class(
             break
         point = torch.from_numpy(result.x[: len(centre)]).view_as(ball.centre)
         if ball.norm == "L2":
-            point = nearest_in_region(graph, ball, boxes, form, point)
+            point = nearest_in_region(graph, ball, form, point)
         point = _settle(graph, ball, point, pair)
         length = vector_norm(point - ball.centre, ball.norm)
         if found is None or length < ball.radius:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from margincons.certificates.boxes import Ball, propagate
+from margincons.certificates.boxes import Ball, propagate, whole_box_radius
 from margincons.certificates.crown import crown_boxes, lower_bound
 from margincons.certificates.relu_graph import ReluGraph
 from margincons.certificates.tracing import relu_graph
@@ -61,23 +61,15 @@ def lower_bounds(
     )
 
 
-def whole_box_radius(inputs: Tensor, norm: str) -> float:
-    """A radius whose ball holds the whole pixel box, wherever its centre."""
-    size = inputs[0].numel()
-    return {"Linf": 1.0, "L2": size**0.5, "L1": float(size)}[norm]
-
-
 def class_gaps(graph: ReluGraph, ball: Ball, labels: Tensor, method: str) -> Tensor:
     """Lower bounds of f_c - f_t over the ball, (n, k), for c the label and t every class; infinite at t = c."""
-    k = graph.nodes[-1].shape[0]
-    own = torch.nn.functional.one_hot(labels, k).to(ball.centre)
-    forms = own.unsqueeze(1) - torch.eye(k).to(own)
+    forms = graph.gap_forms(labels)
     boxes = propagate(graph, ball) if method == "interval" else crown_boxes(graph, ball)
     last = len(graph.nodes) - 1
     gaps = lower_bound(graph, ball, boxes, last, forms, relax=False)
     if method == "crown":
         gaps = torch.maximum(gaps, lower_bound(graph, ball, boxes, last, forms))
-    return gaps.masked_fill(own.bool(), torch.inf)
+    return gaps.scatter(1, labels[:, None], torch.inf)
 
 
 def certified_radius(

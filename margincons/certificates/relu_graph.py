@@ -8,6 +8,7 @@ travel forwards through it). Average pooling is a convolution; normalisation and
 from dataclasses import dataclass, replace
 from math import prod
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
@@ -129,6 +130,11 @@ class ReluGraph:
     def size(self, index: int) -> int:
         """Units of a node."""
         return prod(self.nodes[index].shape)
+
+    def gap_forms(self, labels: Tensor) -> Tensor:
+        """Coefficients on the logits, (n, k, k), of the gaps f_c - f_t: c the label of a row, t every class in turn."""
+        identity = torch.eye(self.size(-1), dtype=torch.float64, device=labels.device)
+        return identity[labels].unsqueeze(1) - identity
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Logits (n, k) of images (n, c, h, w), in double precision."""
