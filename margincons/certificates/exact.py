@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from margincons.attacks.result import AttackResult, rival_lead, step_outwards
 from margincons.certificates.boxes import Ball, whole_box_radius
 from margincons.certificates.branching import surviving_boxes
-from margincons.certificates.lower_bounds import certified_radius, class_gaps
+from margincons.certificates.certified import certified_radius, class_gaps
 from margincons.certificates.nearby import nearby_adversarial
 from margincons.certificates.program import INFEASIBLE, add_radius, encode, tighten
 from margincons.certificates.projection import nearest_in_region

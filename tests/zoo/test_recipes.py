@@ -131,7 +131,7 @@ def test_every_loss_falls_when_its_recipe_follows_it(model_id, batch):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
 
 
 def test_training_for_robustness_leaves_fewer_images_to_an_attack_than_standard_training():
