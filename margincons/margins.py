@@ -38,9 +38,7 @@ class Method:
     """An attack under its name: the function, and what each effort means for it."""
 
     run: Callable[..., AttackResult]
-    efforts: dict[
-        str, dict[str, int | str]
-    ]  # options by effort; a missing effort does not exist
+    efforts: dict[str, dict[str, int | str]]  # options by effort; a missing effort does not exist
 
 
 _ONE_PROTOCOL = {"standard": {}}

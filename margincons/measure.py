@@ -192,7 +192,7 @@ def measure_again(table: pd.DataFrame, rows: Sequence[int]) -> pd.DataFrame:
         )
     classifier = Classifier(model, images.inputs[:2])
     chosen = table.iloc[list(rows)]
-    live = _measure_batch(classifier, images, torch.as_tensor(chosen["index"].to_numpy()), settings)
+    live = _measure_batch(classifier, images, torch.tensor(chosen["index"].tolist()), settings)
     recorded = chosen["upper"].to_numpy()
     return pd.DataFrame(
         {

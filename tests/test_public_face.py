@@ -43,9 +43,15 @@ def test_a_public_function_takes_what_was_promised(name):
 
 
 def test_results_are_frozen_dataclasses_with_the_promised_fields():
-    promised = (
-        ["upper", "adversarial", "predicted", "adversarial_label", "success", "forward_passes", "backward_passes"]
-    )  # all per image
+    promised = [
+        "upper",
+        "adversarial",
+        "predicted",
+        "adversarial_label",
+        "success",
+        "forward_passes",
+        "backward_passes",
+    ]  # all per image
     assert [field.name for field in fields(margincons.MarginBounds)][:7] == promised
     assert {"inputs", "labels"} <= {field.name for field in fields(Images)}
     assert {"norm", "epsilon"} == {field.name for field in fields(margincons.ThreatModel)}

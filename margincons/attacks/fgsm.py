@@ -7,8 +7,16 @@ from margincons.attacks.steps import input_gradient, steepest_step
 from margincons.threat import ThreatModel, check_images
 
 
-def fgsm(model: nn.Module, inputs: Tensor, labels: Tensor, *, epsilon: float, norm: str = "Linf") -> AttackResult:
-    """Spend the whole budget on one step along the gradient of the cross-entropy.
+def fgsm(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    norm: str = "Linf",
+    loss: str = "cross_entropy",
+) -> AttackResult:
+    """Spend the whole budget on one step along the gradient of a loss.
 
     Source: Goodfellow et al., 2015, arXiv:1412.6572, section 4; here in any of the three norms.
 
@@ -18,6 +26,7 @@ def fgsm(model: nn.Module, inputs: Tensor, labels: Tensor, *, epsilon: float, no
         labels: Classes to leave, (n,).
         epsilon: Radius of the ball on the [0, 1] pixel scale: 8/255, not 8.
         norm: "Linf", "L2" or "L1".
+        loss: "cross_entropy", as the method is known, or "log_odds", which does not saturate.
 
     Raises:
         PixelRangeError: If an image leaves [0, 1].
@@ -25,5 +34,5 @@ def fgsm(model: nn.Module, inputs: Tensor, labels: Tensor, *, epsilon: float, no
     """
     check_images(inputs)
     threat = ThreatModel(norm=norm, epsilon=epsilon)
-    step = steepest_step(input_gradient(model, inputs, labels), inputs, threat.epsilon, threat.norm)
+    step = steepest_step(input_gradient(model, inputs, labels, loss=loss), inputs, threat.epsilon, threat.norm)
     return AttackResult.judge(model, inputs, (inputs + step).clamp(0, 1), labels, norm=threat.norm)

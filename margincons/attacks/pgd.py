@@ -20,10 +20,11 @@ def pgd(
     steps: int = 40,
     restarts: int = 1,
     step_size: float | None = None,
+    loss: str = "cross_entropy",
     seed: int = 0,
     indices: Tensor | None = None,
 ) -> AttackResult:
-    """Climb the cross-entropy by projected gradient steps; keep each image's best end point over restarts.
+    """Climb a loss by projected gradient steps; keep each image's best end point over restarts.
 
     Source: Madry et al., 2018, arXiv:1706.06083, section 2.1. Best is the end point where the strongest other
     class leads by most. The step in L1 fills the steepest pixels first, as the pixel box demands.
@@ -37,6 +38,7 @@ def pgd(
         steps: Number of steps in each restart.
         restarts: Number of random starts, each drawn inside the ball.
         step_size: Length of a step in the same norm; 2.5 * epsilon / steps unless given.
+        loss: "cross_entropy", as the method is known, or "log_odds", which does not saturate.
         seed: Together with an image's index and the restart, fixes its random start.
         indices: Each image's place in its data set, (n,); its place in the batch unless given.
 
@@ -54,7 +56,8 @@ def pgd(
     for restart in range(restarts):
         adversarial = random_start(inputs, threat, seed=seed, indices=indices, restart=restart)
         for _ in range(steps):
-            moved = adversarial + steepest_step(input_gradient(model, adversarial, labels), adversarial, length, norm)
+            gradient = input_gradient(model, adversarial, labels, loss=loss)
+            moved = adversarial + steepest_step(gradient, adversarial, length, norm)
             adversarial = _into_ball(inputs, moved, threat)
         with torch.no_grad():
             lead = rival_lead(model(adversarial), labels)

@@ -2,31 +2,50 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
+from margincons.errors import UnknownNameError
 from margincons.threat import check_norm, per_item, vector_norm
 
 
-def input_gradient(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Gradient of the log-odds against each label, which points where the cross-entropy's gradient points.
+def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
+    """The textbook loss; single precision rounds its gradient to 0 where the network is sure of ``labels``."""
+    return cross_entropy(logits, labels, reduction="sum")
 
-    The cross-entropy's gradient is this one times the probability of error, 1 - p. Single precision rounds
-    that factor to 0 where the network is sure (logit margins above about 17), and an attack that sees a flat
-    loss reports robustness. Attacks only need the direction, so the factor is left out.
+
+def log_odds_sum(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-odds against ``labels``: the cross-entropy's direction without its factor 1 - p, so it never saturates."""
+    rivals = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1)
+    return (rivals - logits.gather(1, labels[:, None])[:, 0]).sum()
+
+
+LOSSES = {"cross_entropy": cross_entropy_sum, "log_odds": log_odds_sum}
+
+
+def input_gradient(model: nn.Module, inputs: Tensor, labels: Tensor, *, loss: str = "cross_entropy") -> Tensor:
+    """Gradient of a loss that rises as ``labels`` are left.
+
+    Both losses climb the same way. The cross-entropy's gradient is that of the log-odds times the probability of error;
+    where a network is sure (logit margins above about 17) single precision makes that factor 0, and an attack
+    that sees a flat loss reports robustness.
 
     Args:
         model: Maps images (n, c, h, w) to logits (n, k).
         inputs: Where to take the gradient, (n, c, h, w).
         labels: Classes to leave, (n,).
+        loss: "cross_entropy" or "log_odds".
 
     Returns:
         One gradient per image, (n, c, h, w); the network's parameters collect none.
+
+    Raises:
+        UnknownNameError: If the loss is neither.
     """
+    if loss not in LOSSES:
+        raise UnknownNameError("loss", loss, LOSSES)
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_()
-        logits = model(inputs)
-        rivals = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1)
-        odds = (rivals - logits.gather(1, labels[:, None])[:, 0]).sum()
-        return torch.autograd.grad(odds, inputs)[0]
+        return torch.autograd.grad(LOSSES[loss](model(inputs), labels), inputs)[0]
 
 
 def steepest_step(gradient: Tensor, at: Tensor, length: float, norm: str) -> Tensor:

@@ -37,7 +37,7 @@ def surviving_boxes(
     settled_low, settled_high = low[:0], high[:0]  # branches without an unstable ReLU cannot be split
     while len(low):
         many = Ball(ball.centre.expand(len(low), -1, -1, -1), ball.radius.expand(len(low)), ball.norm)
-        boxes = crown_boxes(graph, many, _by_node(graph, low, high))
+        boxes = crown_boxes(graph, many, limits=_by_node(graph, low, high))
         losses: dict[int, Tensor] = {}
         last = len(graph.nodes) - 1
         bound = lower_bound(graph, many, boxes, last, form.expand(len(low), 1, -1), losses=losses)[:, 0]

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from margincons.certificates.boxes import Ball, propagate, whole_box_radius
 from margincons.certificates.crown import crown_boxes, lower_bound
 from margincons.certificates.relu_graph import ReluGraph
+from margincons.certificates.roots import last_positive
 from margincons.certificates.tracing import relu_graph
 from margincons.errors import UnknownNameError, UsageError
 from margincons.threat import check_images, check_norm
@@ -75,33 +76,32 @@ def class_gaps(graph: ReluGraph, ball: Ball, labels: Tensor, method: str) -> Ten
 def certified_radius(
     graph: ReluGraph, inputs: Tensor, labels: Tensor, *, norm: str, method: str = "crown", tolerance: float = 1e-3
 ) -> Tensor:
-    """Close in on the radius at which the least gap is no longer proved positive (Illinois' rule, per image)."""
+    """Close in on the radius at which the least gap is no longer proved positive; return the certified end."""
+    limit = whole_box_radius(inputs, norm)
 
     def least_gap(radius: Tensor, which: Tensor) -> Tensor:
         return class_gaps(graph, Ball(inputs[which], radius, norm), labels[which], method).amin(dim=1)
 
-    limit = whole_box_radius(inputs, norm)
-    active = torch.arange(len(inputs), device=inputs.device)
-    low = inputs.new_zeros(len(inputs))  # certified, and by how much
-    gap_low = least_gap(low, active)
-    high, gap_high = torch.full_like(low, torch.inf), torch.zeros_like(low)  # not certified
-    high[gap_low <= 0] = 0.0
-    step = torch.full_like(low, 1e-6 * limit)
-    slope = (gap_low - least_gap(step, active)) / step
-    radius = (gap_low / slope.clamp_min(torch.finfo(slope.dtype).tiny)).clamp(max=limit)
-    while True:
-        active = ((low < (1 - tolerance) * high) & (low < limit)).nonzero()[:, 0]
-        if len(active) == 0:
-            return torch.where(low < limit, low, torch.inf)
-        tried = radius[active]
-        gap = least_gap(tried, active)
-        sure = gap > 0
-        up, down = active[sure], active[~sure]
-        gap_high[up] /= 2  # an end that stays is trusted less, or the other one would creep
-        gap_low[down] /= 2
-        low[up], gap_low[up] = tried[sure], gap[sure]
-        high[down], gap_high[down] = tried[~sure], gap[~sure]
-        between = low + (high - low) * gap_low / (gap_low - gap_high)
-        width = (high - low) * 0.01
-        between = torch.maximum(torch.minimum(between, high - width), low + width)
-        radius = torch.where(high < torch.inf, between, (2 * radius).clamp(max=limit))
+    everyone = torch.arange(len(inputs))
+    step = inputs.new_full((len(inputs),), 1e-6 * limit)
+    gap = least_gap(0 * step, everyone)
+    slope = (gap - least_gap(step, everyone)) / step
+    high = (gap / slope.clamp_min(torch.finfo(slope.dtype).tiny) / 2).clamp(max=limit)
+    low, gap_high = torch.zeros_like(high), torch.zeros_like(gap)
+    open_ended = everyone[gap > 0]
+    while len(open_ended):
+        tried = least_gap(high[open_ended], open_ended)
+        sure = open_ended[tried > 0]
+        gap_high[open_ended] = tried
+        low[sure], gap[sure] = high[sure], tried[tried > 0]
+        open_ended = sure[low[sure] < limit]
+        high[open_ended] = (2 * high[open_ended]).clamp(max=limit)
+    between = everyone[(gap > 0) & (low < limit)]
+    low[between] = last_positive(
+        lambda radius, which: least_gap(radius, between[which]),
+        low[between],
+        high[between],
+        (gap[between], gap_high[between]),
+        tolerance=tolerance,
+    )
+    return torch.where(low < limit, low, torch.inf)

@@ -13,16 +13,20 @@ from torch import Tensor
 from margincons.certificates.boxes import Ball, Interval, propagate
 from margincons.certificates.relu_graph import Add, Relu, ReluGraph
 
-CHUNK = 2**24  # coefficients held at once for one node: 128 MiB
+CHUNK = 2**19  # coefficients held at once for one node: 4 MiB, which stays in the processor's cache
+REFINE = 4096  # unstable units of one node that are worth a backward pass each
 
 
-def crown_boxes(graph: ReluGraph, ball: Ball, limits: dict[int, Interval] | None = None) -> dict[int, Interval]:
+def crown_boxes(
+    graph: ReluGraph, ball: Ball, *, limits: dict[int, Interval] | None = None, refine: int = REFINE
+) -> dict[int, Interval]:
     """Box every node, with the inputs of the ReLUs tightened by backward bounds.
 
     Args:
         graph: The network.
         ball: Where the images may be.
         limits: What is demanded of ReLU inputs besides; a box is empty where nothing in the ball meets it.
+        refine: ReLU inputs with more unstable units than this, in any image, keep their interval boxes.
     """
 
     def tighten(index: int, box: Interval, boxes: dict[int, Interval]) -> Interval:
@@ -30,7 +34,7 @@ def crown_boxes(graph: ReluGraph, ball: Ball, limits: dict[int, Interval] | None
             box = box.intersect(limits[index])
         unstable = box.unstable.flatten(1)  # the sign of the others is known already
         count = int(unstable.sum(dim=1).max())
-        if count == 0 or (ball.norm == "Linf" and not _sees_a_relu(graph, index)):
+        if not 0 < count <= refine or (ball.norm == "Linf" and not _sees_a_relu(graph, index)):
             return box
         lower, upper = box.lower.flatten(1).clone(), box.upper.flatten(1).clone()
         size = max(map(graph.size, range(index + 1)))

@@ -113,7 +113,7 @@ def _image_margin(
         proved, found = _search(graph, Ball(image, image.new_tensor([radius]), norm), label, lower, deadline)
         lower = max(lower, proved)
         if found is not None or lower < radius:
-            return lower, found
+            return lower, near if found is None else found
         if radius == limit:
             return np.inf, None
         radius *= GROWTH
@@ -139,40 +139,34 @@ def _search_class(
 ) -> tuple[float, Tensor | None]:
     """Nearest image of a ball where class ``pair[1]`` is level with class ``pair[0]``, and a bound on its distance."""
     form = graph.gap_forms(torch.tensor([pair[0]]))[0, pair[1]]
-    radius, centre = ball.radius.item(), ball.centre.flatten().numpy()
-    tangents, found = np.empty((0, len(centre))), None
     boxes = surviving_boxes(graph, ball, form, most=MOST, deadline=deadline)
     for _ in range(2):
-        if boxes is None:
-            return radius, None
-        if sum(int(box.unstable.sum()) for box in boxes.values()) <= FEW:
+        if boxes is None or sum(int(box.unstable.sum()) for box in boxes.values()) <= FEW:
             break
-        if time.monotonic() > deadline:
-            return lower, None
-        boxes = tighten(graph, ball, boxes, form.numpy(), tangents)
+        boxes = tighten(graph, ball, boxes, form.numpy(), deadline=deadline)
     if boxes is None:
-        return radius, None
+        return ball.radius.item(), None
+    found, tangents = None, np.empty((0, ball.centre.numel()))
     while (left := deadline - time.monotonic()) > 0:
         encoding = encode(graph, ball, boxes, exact=True)
         distance = add_radius(encoding, ball, tangents)
         encoding.program.require(form.numpy()[None] @ encoding.logits)
         result = encoding.program.minimise(distance, time_limit=left)
         if result.status == INFEASIBLE:
-            return radius, found
+            return ball.radius.item(), found
         lower = max(lower, _dual_bound(result))
         if result.x is None:
             break
-        point = torch.from_numpy(result.x[: len(centre)]).view_as(ball.centre)
+        point = torch.from_numpy(result.x[: ball.centre.numel()]).view_as(ball.centre)
         if ball.norm == "L2":
             point = nearest_in_region(graph, ball, form, point)
-        point = _settle(graph, ball, point, pair)
+        point = _settle(graph, ball.centre, point, form)
         length = vector_norm(point - ball.centre, ball.norm)
-        if found is None or length < ball.radius:
-            found, radius, ball = point, length.item(), Ball(ball.centre, length, ball.norm)
-        if ball.norm != "L2" or radius - lower <= AGREEMENT:
+        if length <= ball.radius and graph(point)[0] @ form <= 0:
+            found, ball = point, Ball(ball.centre, length, ball.norm)
+        if ball.norm != "L2" or ball.radius - lower <= AGREEMENT:
             break
-        moved = point.flatten().numpy() - centre
-        tangents = np.vstack([tangents, moved / np.linalg.norm(moved)])
+        tangents = np.vstack([tangents, ((point - ball.centre) / length).flatten().numpy()])
     return lower, found
 
 
@@ -182,14 +176,17 @@ def _dual_bound(result: OptimizeResult) -> float:
     return result.fun if result.status == 0 else 0.0  # an LP: no switch was needed
 
 
-def _settle(graph: ReluGraph, ball: Ball, point: Tensor, pair: tuple[int, int]) -> Tensor:
-    """Step outwards by what the solver's tolerance left of the gap."""
-    for stretch in (0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5):
-        moved = (ball.centre + (1 + stretch) * (point - ball.centre)).clamp(0, 1)
-        logits = graph(moved)[0]
-        if logits[pair[1]] >= logits[pair[0]]:
-            return moved
-    return point.clamp(0, 1)
+def _settle(graph: ReluGraph, centre: Tensor, point: Tensor, form: Tensor) -> Tensor:
+    """Make good what the solver's tolerance left of the gap: outwards, or downhill where pixels are at their end."""
+    with torch.enable_grad():
+        watched = point.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(graph(watched)[0] @ form, watched)
+    steps = torch.tensor([0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5], dtype=point.dtype).view(-1, 1, 1, 1)
+    outwards = point + steps * (point - centre)
+    downhill = point - steps * slope / slope.norm().clamp_min(torch.finfo(slope.dtype).tiny)
+    candidates = torch.stack([outwards, downhill], dim=1).flatten(0, 1).clamp(0, 1)
+    settled = (graph(candidates) @ form <= 0).nonzero()[:, 0]
+    return candidates[settled[:1]] if len(settled) else point.clamp(0, 1)
 
 
 def _collect(

@@ -6,6 +6,7 @@ a <= u s and a <= z - l (1 - s). The relaxation has the chord a <= u (z - l) / (
 The tighter l and u, the fewer the switches and the better the relaxation; so LPs tighten them first.
 """
 
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -86,6 +87,10 @@ def encode(graph: ReluGraph, ball: Ball, boxes: dict[int, Interval], *, exact: b
             low, high = _ends(boxes[node.inputs[0]])
             units = np.flatnonzero((low < 0) & (high > 0))
             relu_inputs[node.inputs[0]] = inputs
+            if ball.norm != "Linf":  # where the pixel box says less than the ball, units of known sign say more
+                one = np.eye(1, inputs.shape[1])
+                bounds = np.concatenate([inputs - high[:, None] * one, low[:, None] * one - inputs])
+                program.require(bounds[np.isfinite(bounds[:, 0])])
             outputs = _relu(program, inputs[units], low[units, None], high[units, None], exact=exact)
             width = outputs.shape[1]
             merged = pad(inputs * (low >= 0)[:, None], width)
@@ -116,33 +121,32 @@ def _relu(program: Program, inputs: NDArray, low: NDArray, high: NDArray, *, exa
     return pad(outputs, width)
 
 
-def add_radius(encoding: Encoding, ball: Ball, tangents: NDArray) -> NDArray:
+def add_radius(encoding: Encoding, ball: Ball, tangents: NDArray | None = None) -> NDArray:
     """Add a variable that is at least the distance to the image and at most the ball's radius; return it, (1 + v,).
 
     Args:
         encoding: What `encode` gave.
         ball: Round one image.
-        tangents: Unit vectors, (m, d). In L2 the distance is at least the projection on each; nothing else is said of it.
+        tangents: Unit vectors, (m, d). An L2 distance is at least the projection on each; no more is said of it.
     """
     program, radius = encoding.program, ball.radius.item()
     centre = ball.centre.flatten().numpy()
     moved = encoding.pixels - centre[:, None] * np.eye(1, encoding.pixels.shape[1])
-    if ball.norm == "L1":
-        lengths = program.add_variables(np.zeros(len(moved)), np.full(len(moved), min(1.0, radius)))
-        (distance,) = program.add_variables(np.zeros(1), np.full(1, radius))
-        moved = pad(moved, lengths.shape[1])
-        program.require(moved - lengths, -moved - lengths, pad(lengths.sum(axis=0), len(distance))[None] - distance)
-        return distance
+    lengths = program.add_variables(np.zeros(len(moved)), np.full(len(moved), radius)) if ball.norm == "L1" else None
     (distance,) = program.add_variables(np.zeros(1), np.full(1, radius))
     moved = pad(moved, len(distance))
-    program.require(moved - distance, -moved - distance)
-    if ball.norm == "L2":
+    if lengths is None:
+        program.require(moved - distance, -moved - distance)
+    else:
+        lengths = pad(lengths, len(distance))
+        program.require(moved - lengths, -moved - lengths, lengths.sum(axis=0, keepdims=True) - distance)
+    if tangents is not None:
         program.require(tangents @ moved - distance)
     return distance
 
 
 def tighten(
-    graph: ReluGraph, ball: Ball, boxes: dict[int, Interval], form: NDArray, tangents: NDArray
+    graph: ReluGraph, ball: Ball, boxes: dict[int, Interval], form: NDArray, *, deadline: float
 ) -> dict[int, Interval] | None:
     """Narrow the bounds of every unstable ReLU by two LPs, over the images of a ball where a form is at most 0.
 
@@ -151,7 +155,7 @@ def tighten(
         ball: Round one image.
         boxes: Bounds of the inputs of every ReLU.
         form: Coefficients on the logits, (k,).
-        tangents: See `add_radius`.
+        deadline: Time (monotonic) at which to leave the remaining bounds as they are.
 
     Returns:
         Bounds that hold wherever the form is at most 0; None where that is nowhere in the ball.
@@ -159,11 +163,13 @@ def tighten(
     boxes = dict(boxes)
     for index in graph.relu_inputs:
         encoding = encode(graph, ball, boxes, exact=False)
-        if ball.norm != "Linf":
-            add_radius(encoding, ball, tangents)
+        if ball.norm == "L1":
+            add_radius(encoding, ball)
         encoding.program.require(form[None] @ encoding.logits)
         low, high = (end.copy() for end in _ends(boxes[index]))
         for unit in np.flatnonzero((low < 0) & (high > 0)):
+            if time.monotonic() > deadline:
+                break
             expression = encoding.relu_inputs[index][unit]
             below = encoding.program.minimise(expression)
             above = encoding.program.minimise(-expression)

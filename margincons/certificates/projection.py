@@ -46,7 +46,7 @@ def nearest_in_region(graph: ReluGraph, ball: Ball, form: Tensor, point: Tensor)
         moved = _shortest(np.concatenate([*outside, -encoding.pixels, encoding.pixels - one]), ball.centre)
     else:
         encoding.program.require(*outside)
-        moved = encoding.program.minimise(add_radius(encoding, ball, np.empty((0, 0)))).x
+        moved = encoding.program.minimise(add_radius(encoding, ball)).x
     if moved is None:
         return point
     return torch.from_numpy(moved[: point.numel()]).view_as(point).clamp(0, 1)
@@ -56,5 +56,8 @@ def _shortest(outside: NDArray, centre: Tensor) -> NDArray | None:
     start = centre.flatten().numpy()
     system = np.vstack([-outside[:, 1:].T, outside[:, 0] + outside[:, 1:] @ start])
     target = np.eye(len(system))[-1]
-    residual = system @ nnls(system, target)[0] - target
+    try:
+        residual = system @ nnls(system, target)[0] - target
+    except RuntimeError:  # it ran out of iterations
+        return None
     return None if abs(residual[-1]) < VANISHING else start - residual[:-1] / residual[-1]

@@ -57,13 +57,15 @@ def test_pgd_succeeds_exactly_where_the_ball_crosses_the_boundary(images, norm):
     assert (result.upper[result.success] <= epsilon * (1 + 1e-5)).all()
 
 
-def test_a_network_sure_beyond_single_precision_is_attacked_all_the_same(images):
+def test_a_network_sure_beyond_single_precision_fools_the_cross_entropy_and_not_the_log_odds(images):
     network = halfspace()
     epsilon = exact_margin(network, images, "Linf").max().item() * 1.001
     for parameter in network.parameters():
         parameter.data *= 1e5
     assert (network(images).softmax(dim=1).amax(dim=1) == 1).float().mean() > 0.9  # flat in fp32
-    assert pgd(network, images, network(images).argmax(dim=1), epsilon=epsilon).success.all()
+    labels = network(images).argmax(dim=1)
+    assert not pgd(network, images, labels, epsilon=epsilon).success.all()
+    assert pgd(network, images, labels, epsilon=epsilon, loss="log_odds").success.all()
 
 
 @given(norm=st.sampled_from(NORMS), epsilon=st.floats(0, 1), seed=st.integers(0, 2**31), step_size=st.floats(1e-3, 10))

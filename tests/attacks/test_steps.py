@@ -15,11 +15,18 @@ def linear():
     return nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
 
 
-def test_the_gradient_is_that_of_the_cross_entropy_over_the_probability_of_error(linear):
+def test_the_gradient_of_the_log_odds_is_that_of_the_cross_entropy_over_the_probability_of_error(linear):
     images, labels = torch.rand(6, 3, 2, 2), torch.tensor([0, 1, 2, 3, 0, 1])
     probability = linear(images).softmax(dim=1)
-    error = (probability - torch.eye(4)[labels]) / (1 - probability.gather(1, labels[:, None]))
-    assert_close(input_gradient(linear, images, labels), (error @ linear[1].weight).detach().view_as(images))
+    rise = ((probability - torch.eye(4)[labels]) @ linear[1].weight).detach()
+    error = (1 - probability.gather(1, labels[:, None])).detach()
+    assert_close(input_gradient(linear, images, labels), rise.view_as(images))
+    assert_close(input_gradient(linear, images, labels, loss="log_odds"), (rise / error).view_as(images))
+
+
+def test_a_loss_that_does_not_exist_is_refused_by_name(linear):
+    with pytest.raises(UnknownNameError, match="Unknown loss 'crossentropy'; the nearest are: cross_entropy"):
+        input_gradient(linear, torch.rand(2, 3, 2, 2), torch.tensor([0, 1]), loss="crossentropy")
 
 
 def test_the_gradient_leaves_parameters_and_images_without_one(linear):
@@ -31,13 +38,15 @@ def test_the_gradient_leaves_parameters_and_images_without_one(linear):
     assert all(parameter.grad is None for parameter in linear.parameters())
 
 
-def test_a_network_sure_beyond_single_precision_still_has_a_gradient(linear):
+def test_a_network_sure_beyond_single_precision_has_a_gradient_in_its_log_odds_alone(linear):
     images = torch.rand(5, 3, 2, 2)
     for parameter in linear.parameters():
         parameter.data *= 1e4
     logits = linear(images)
     assert (logits.softmax(dim=1).amax(dim=1) == 1).any()  # where the cross-entropy is flat in fp32
-    gradient = input_gradient(linear, images, logits.argmax(dim=1))
+    gradient = input_gradient(linear, images, logits.argmax(dim=1), loss="log_odds")
+    flat = input_gradient(linear, images, logits.argmax(dim=1)).flatten(1).abs().amax(dim=1) == 0
+    assert (flat == (logits.softmax(dim=1).sort(dim=1).values[:, :-1].sum(dim=1) == 0)).all()
     (own, rival), weight = logits.topk(2).indices.T, linear[1].weight.detach()
     assert_close(gradient, (weight[rival] - weight[own]).view_as(images))
 

@@ -11,7 +11,7 @@ from margincons.classifier import Classifier
 from margincons.data import load_images
 from margincons.detection import robust_accuracy
 from margincons.errors import ChecksumError, MissingFileError, UnknownNameError
-from margincons.margins import attack_within
+from margincons.attacks.pgd import pgd
 from margincons.measure import measure_images
 from margincons.records import read_record, shipped_records
 from margincons.scores import logit_margin
@@ -131,9 +131,10 @@ def accuracy_of_first(table, n):
 
 
 def test_the_log_odds_gradient_is_not_fooled_by_the_mask(images):
+    inputs = images.inputs[:100]
     plain, masked = (
-        attack_within(load_model(f"digits/{name}"), images.inputs[:100], epsilon=0.1, attack="pgd", effort="fast")
-        for name in ("standard", "masked")
+        pgd(model, inputs, model(inputs).argmax(dim=1), epsilon=0.1, steps=10, loss="log_odds")
+        for model in (load_model("digits/standard"), load_model("digits/masked"))
     )
     assert abs(masked.success.sum() - plain.success.sum()) <= 3
 
