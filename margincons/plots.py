@@ -167,5 +167,5 @@ def plane_path(axes: Axes, image: Tensor, path: Tensor, *, radius: float, norm: 
     )
     axes.plot(x, y, "o", color="black", ms=6, zorder=4)
     axes.plot(*witness.tolist(), "*", color=BRITTLE, ms=11, mec="black", mew=0.6, zorder=5)
-    reach = 1.6 * max(radius, float((path - image).abs().max()) / 1.5)
-    axes.set(xlim=(max(0, x - reach), min(1, x + reach)), ylim=(max(0, y - reach), min(1, y + reach)))
+    reach = 1.15 * max(radius, float((path - image).abs().max()))
+    axes.set(xlim=(x - reach, x + reach), ylim=(y - reach, y + reach))

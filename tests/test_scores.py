@@ -96,8 +96,9 @@ def test_a_rival_with_the_predicted_classs_weights_is_never_reached():
     head = Head(weight=weight, bias=torch.tensor([0.5, 0.0, 0.0]))
     features = torch.tensor([[3.0, 0.0]])
     assert_close(feature_margin(head(features), head, norm="L2"), torch.tensor([3.5 / math.sqrt(5)]))
-    twins = Head(weight=weight[:2], bias=head.bias[:2])
-    assert feature_margin(twins(features), twins, norm="L2").item() == math.inf
+    for bias in (head.bias[:2], torch.zeros(2)):  # the second pair ties everywhere: still no step tells them apart
+        twins = Head(weight=weight[:2], bias=bias)
+        assert feature_margin(twins(features), twins, norm="L2").item() == math.inf
 
 
 def test_the_feature_margin_of_a_thousand_classes_needs_no_table_of_all_differences():

@@ -17,11 +17,12 @@ def falling_rate(gradient: Tensor, at: Tensor, norm: str) -> Tensor:
         norm: "Linf", "L2" or "L1", in which the radius is measured.
 
     Returns:
-        Rates (n,), never 0.
+        Rates (n,), never 0: where the box blocks every pixel, a millionth of the rate without a box.
     """
     room = torch.where(gradient > 0, at, 1 - at)
     rate = vector_norm(gradient * (room > 0), dual_norm(norm))
-    return rate.clamp_min(torch.finfo(gradient.dtype).tiny)
+    floor = 1e-6 * vector_norm(gradient, dual_norm(norm))
+    return torch.maximum(rate, floor).clamp_min(torch.finfo(gradient.dtype).tiny)
 
 
 def descend_in_ball(

@@ -52,8 +52,9 @@ def lower_bounds(
         raise UnknownNameError("method", method, METHODS)
     if not 0 < tolerance < 1:
         raise UsageError(f"Expected a tolerance between 0 and 1, got {tolerance:g}.")
+    inputs = inputs.detach()
     graph = relu_graph(model, inputs)
-    labels = graph(inputs).argmax(dim=1) if labels is None else labels
+    labels = model(inputs).argmax(dim=1) if labels is None else labels
     return torch.cat(
         [
             certified_radius(graph, part, classes, norm=norm, method=method, tolerance=tolerance)

@@ -14,7 +14,7 @@ import torch
 from scipy.optimize import OptimizeResult
 from torch import Tensor, nn
 
-from margincons.attacks.result import AttackResult, rival_lead, step_outwards
+from margincons.attacks.result import STRETCHES, AttackResult, leads_clearly, rival_lead, step_outwards
 from margincons.certificates.boxes import Ball, whole_box_radius
 from margincons.certificates.branching import surviving_boxes
 from margincons.certificates.certified import certified_radius, class_gaps
@@ -23,9 +23,10 @@ from margincons.certificates.program import INFEASIBLE, add_radius, encode, tigh
 from margincons.certificates.projection import nearest_in_region
 from margincons.certificates.relu_graph import ReluGraph
 from margincons.certificates.tracing import relu_graph
-from margincons.threat import check_images, check_norm, vector_norm
+from margincons.threat import check_images, check_norm, per_item, vector_norm
 
 AGREEMENT = 1e-6  # of dual bound and incumbent, for a margin to be called optimal
+LEVEL = 1e-9  # gap of logits that counts as none: double precision's, summed over layers
 FEW = 8  # unstable ReLUs that the solver deals with faster than LPs can tighten them
 GROWTH = 1.2  # of the ball while it is found empty; a ball much larger than the margin is slow to search
 MOST = 2048  # branches to split a ball into before the solver takes over
@@ -49,6 +50,7 @@ class ExactMargins:
     seconds: Tensor  # (n,)
 
 
+@torch.no_grad()
 def exact_margins(
     model: nn.Module,
     inputs: Tensor,
@@ -79,8 +81,9 @@ def exact_margins(
     """
     check_images(inputs)
     check_norm(norm)
+    inputs = inputs.detach()
     graph = relu_graph(model, inputs)
-    labels = graph(inputs).argmax(dim=1) if labels is None else labels
+    labels = model(inputs).argmax(dim=1) if labels is None else labels
     upper = torch.full((len(inputs),), torch.inf) if upper is None else upper
     tasks = [(image[None].double(), int(c), float(u)) for image, c, u in zip(inputs, labels, upper, strict=True)]
 
@@ -162,7 +165,7 @@ def _search_class(
             point = nearest_in_region(graph, ball, form, point)
         point = _settle(graph, ball.centre, point, form)
         length = vector_norm(point - ball.centre, ball.norm)
-        if length <= ball.radius and graph(point)[0] @ form <= 0:
+        if length <= ball.radius and graph(point)[0] @ form <= LEVEL:
             found, ball = point, Ball(ball.centre, length, ball.norm)
         if ball.norm != "L2" or ball.radius - lower <= AGREEMENT:
             break
@@ -185,8 +188,21 @@ def _settle(graph: ReluGraph, centre: Tensor, point: Tensor, form: Tensor) -> Te
     outwards = point + steps * (point - centre)
     downhill = point - steps * slope / slope.norm().clamp_min(torch.finfo(slope.dtype).tiny)
     candidates = torch.stack([outwards, downhill], dim=1).flatten(0, 1).clamp(0, 1)
-    settled = (graph(candidates) @ form <= 0).nonzero()[:, 0]
+    settled = (graph(candidates) @ form <= LEVEL).nonzero()[:, 0]
     return candidates[settled[:1]] if len(settled) else point.clamp(0, 1)
+
+
+def _push_over(model: nn.Module, inputs: Tensor, incumbent: Tensor, labels: Tensor) -> Tensor:
+    """Make witnesses of incumbents, which lie on the boundary: outwards, or else up the lead of the rival class."""
+    moved = step_outwards(model, inputs, incumbent, labels)
+    with torch.enable_grad():
+        watched = incumbent.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(rival_lead(model(watched), labels).sum(), watched)
+    slope = slope / per_item(vector_norm(slope, "L2").clamp_min(torch.finfo(slope.dtype).tiny), slope)
+    for stretch in STRETCHES:
+        short = ~leads_clearly(model(moved), labels)
+        moved[short] = (incumbent + stretch * slope).clamp(0, 1)[short]
+    return moved
 
 
 def _collect(
@@ -208,9 +224,8 @@ def _collect(
         for low, up in zip(lower.tolist(), upper.tolist(), strict=True)
     )
     incumbent = incumbent.to(inputs.dtype)
-    with torch.no_grad():
-        lead = rival_lead(model(incumbent), labels)
-    outwards = step_outwards(model, inputs, incumbent, labels)
+    lead = rival_lead(model(incumbent), labels)
+    outwards = _push_over(model, inputs, incumbent, labels)
     return ExactMargins(
         lower=lower,
         upper=upper,

@@ -48,7 +48,7 @@ class Program:
         """Minimise an expression, (1 + variables,); its constant is left out of the result."""
         width = 1 + len(self.lower)
         rows = np.stack([pad(row, width) for row in self.rows])
-        options = {"mip_rel_gap": 1e-9, "presolve": any(self.integer)}
+        options = {"mip_rel_gap": 1e-9, "presolve": False}  # HiGHS 1.12's presolve has cut off true optima here
         return milp(
             pad(expression, width)[1:],
             constraints=LinearConstraint(csc_array(rows[:, 1:]), -np.inf, -rows[:, 0]),
@@ -88,9 +88,7 @@ def encode(graph: ReluGraph, ball: Ball, boxes: dict[int, Interval], *, exact: b
             units = np.flatnonzero((low < 0) & (high > 0))
             relu_inputs[node.inputs[0]] = inputs
             if ball.norm != "Linf":  # where the pixel box says less than the ball, units of known sign say more
-                one = np.eye(1, inputs.shape[1])
-                bounds = np.concatenate([inputs - high[:, None] * one, low[:, None] * one - inputs])
-                program.require(bounds[np.isfinite(bounds[:, 0])])
+                program.require(*_between(inputs, low, high))
             outputs = _relu(program, inputs[units], low[units, None], high[units, None], exact=exact)
             width = outputs.shape[1]
             merged = pad(inputs * (low >= 0)[:, None], width)
@@ -187,6 +185,13 @@ def tighten(
 def pad(expressions: NDArray, width: int) -> NDArray:
     """Widen expressions (..., m) with zeros to (..., width): variables that came later do not occur in them."""
     return np.concatenate([expressions, np.zeros((*expressions.shape[:-1], width - expressions.shape[-1]))], axis=-1)
+
+
+def _between(expressions: NDArray, low: NDArray, high: NDArray) -> tuple[NDArray, NDArray]:
+    above, below = expressions[np.isfinite(high)], -expressions[np.isfinite(low)]
+    above[:, 0] -= high[np.isfinite(high)]
+    below[:, 0] += low[np.isfinite(low)]
+    return above, below
 
 
 def _ends(box: Interval) -> tuple[NDArray, NDArray]:

@@ -7,11 +7,11 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
+from margincons.attacks.pgd import pgd
 from margincons.classifier import Classifier
 from margincons.data import load_images
 from margincons.detection import robust_accuracy
 from margincons.errors import ChecksumError, MissingFileError, UnknownNameError
-from margincons.attacks.pgd import pgd
 from margincons.measure import measure_images
 from margincons.records import read_record, shipped_records
 from margincons.scores import logit_margin
