@@ -57,7 +57,7 @@ def _measure(options: argparse.Namespace) -> None:
     from margincons.measure import measure, record_folder
 
     for model_id in options.models:
-        out = record_folder(options.out, model_id, options.norm, options.attack)
+        out = record_folder(options.out, model_id, options.norm, options.attack, options.certificate)
         table = measure(
             model_id,
             options.data,
@@ -66,6 +66,8 @@ def _measure(options: argparse.Namespace) -> None:
             effort=options.effort,
             out=out,
             epsilon=options.epsilon,
+            certificate=options.certificate,
+            time_limit=options.time_limit,
             limit=options.limit,
             seed=options.seed,
             batch_size=options.batch_size,
@@ -170,6 +172,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     measure.add_argument("--effort", default="standard", help="fast, standard (default), fine or exhaustive")
     measure.add_argument("--epsilon", type=_number, help="budget of an attack that has one, such as 8/255")
+    measure.add_argument("--certificate", help="lower bounds of a ReLU network: interval, crown or exact")
+    measure.add_argument("--time-limit", type=float, default=60.0, help="seconds per image for exact (default: 60)")
     measure.add_argument("--out", type=Path, default=Path("runs"), help="folder of records (default: runs)")
     measure.add_argument("--limit", type=int, help="only the first images")
     measure.add_argument("--seed", type=int, default=0)

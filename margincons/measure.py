@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from margincons.certificates import exact_margins, lower_bounds
 from margincons.classifier import Classifier
 from margincons.data import Images, load_images
 from margincons.errors import ChecksumError, FileFormatError, RecordError, UnknownNameError, UsageError
@@ -20,6 +21,8 @@ from margincons.records import check_settings, provenance, read_record, read_sha
 from margincons.scores import all_scores
 from margincons.threat import ThreatModel, vector_norm
 from margincons.zoo import load_model, state_sha256
+
+CERTIFICATES = ("interval", "crown", "exact")
 
 
 def measure(
@@ -31,6 +34,8 @@ def measure(
     effort: str = "standard",
     out: str | Path,
     epsilon: float | None = None,
+    certificate: str | None = None,
+    time_limit: float = 60.0,
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 200,
@@ -51,6 +56,9 @@ def measure(
         effort: "fast", "standard", "fine" or "exhaustive".
         out: Folder of the record.
         epsilon: Budget of an attack that has one, on the [0, 1] pixel scale; None for the others.
+        certificate: "interval", "crown" or "exact": what bounds the margins of a ReLU network from below; None for
+            no lower bounds.
+        time_limit: Seconds per image for "exact"; what is proved by then is kept.
         limit: How many images, from the first; all when None.
         seed: Fixes every random start.
         batch_size: Images per batch.
@@ -85,6 +93,8 @@ def measure(
         "attack": attack,
         "effort": effort,
         "epsilon": epsilon,
+        "certificate": certificate,
+        "time_limit": time_limit if certificate == "exact" else None,
         "seed": seed,
         "batch_size": batch_size,
         "shard_size": shard_size,
@@ -204,9 +214,9 @@ def measure_again(table: pd.DataFrame, rows: Sequence[int]) -> pd.DataFrame:
     )
 
 
-def record_folder(root: Path, model_id: str, norm: str, attack: str) -> Path:
-    """Where a record lies among others: root/digits/trades/Linf/fab_paper, root/nets.cnn/Linf/fab_paper."""
-    return root / _portable(model_id).replace(".py:", ".") / norm / attack
+def record_folder(root: Path, model_id: str, norm: str, attack: str, certificate: str | None = None) -> Path:
+    """Where a record lies among others: root/digits/trades/Linf/fab_paper, root/nets.cnn/Linf/minimum_norm-crown."""
+    return root / _portable(model_id).replace(".py:", ".") / norm / "-".join(filter(None, (attack, certificate)))
 
 
 def choose_device(device: str) -> str:
@@ -281,8 +291,31 @@ def _measure_batch(classifier: Classifier, images: Images, rows: Tensor, setting
             "feature_distance": _feature_distance(classifier, outputs.features, bounds, settings["norm"]),
             "forward_passes": bounds.forward_passes.numpy(),
             "backward_passes": bounds.backward_passes.numpy(),
+            **_certified(classifier, inputs, bounds, settings),
         }
     )
+
+
+def _certified(classifier: Classifier, inputs: Tensor, bounds: MarginBounds, settings: dict) -> dict[str, Any]:
+    """Columns of lower bounds: "lower", and for exact margins the incumbent's distance, the status and the time."""
+    method = settings.get("certificate")
+    if method is None:
+        return {}
+    if method != "exact":
+        lower = lower_bounds(classifier.model, inputs, norm=settings["norm"], method=method)
+        return {"lower": lower.cpu().numpy()}
+    options = {"norm": settings["norm"], "time_limit": settings["time_limit"]}
+    parts = zip(inputs.split(1), bounds.upper.split(1), strict=True)
+    solved = [
+        exact_margins(classifier.model, image, upper=upper, **options)
+        for image, upper in tqdm(parts, desc="exact margins", total=len(inputs), unit="image")
+    ]
+    return {
+        "lower": [float(one.lower) for one in solved],
+        "incumbent": [float(one.upper) for one in solved],
+        "status": [one.status[0] for one in solved],
+        "solve_seconds": [float(one.seconds) for one in solved],
+    }
 
 
 def _feature_distance(classifier: Classifier, clean: Tensor | None, bounds: MarginBounds, norm: str) -> np.ndarray:

@@ -1,0 +1,55 @@
+import pytest
+import torch
+from torch import nn
+
+
+class Residual(nn.Module):
+    """Two convolutions round a shortcut, normalised, batch-normalised and average-pooled: every kind of layer."""
+
+    def __init__(self, classes=3):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, bias=False), nn.BatchNorm2d(2))
+        self.second = nn.Conv2d(2, 2, 3, padding=1)
+        self.head = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Dropout(), nn.Linear(2, classes))
+        self.register_buffer("mean", torch.tensor([0.4]))
+        self.register_buffer("std", torch.tensor([0.3]))
+
+    def forward(self, images):
+        images = (images - self.mean[None, :, None, None]) / self.std.view(1, -1, 1, 1)
+        hidden = torch.relu(self.first(images))
+        hidden = self.second(hidden) + hidden
+        return self.head(nn.functional.relu(hidden))
+
+
+@pytest.fixture
+def residual():
+    """Make a residual network for images (n, 1, 2, 2) with weights of a seed."""
+
+    def make(seed):
+        torch.manual_seed(seed)
+        network = Residual()
+        norm = network.first[1]
+        nn.init.uniform_(norm.running_mean, -0.3, 0.3)
+        nn.init.uniform_(norm.running_var, 0.1, 0.5)
+        return network.eval()
+
+    return make
+
+
+@pytest.fixture
+def dense():
+    """Make a fully connected network for images (n, 1, 1, d) with weights of a seed."""
+
+    def make(seed, *widths):
+        torch.manual_seed(seed)
+        layers = [nn.Flatten()]
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        network = nn.Sequential(*layers[:-1])
+        for layer in network[1:]:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=1.5 / layer.in_features**0.5)
+                nn.init.normal_(layer.bias, std=0.3)
+        return network.eval()
+
+    return make
