@@ -169,3 +169,34 @@ def plane_path(axes: Axes, image: Tensor, path: Tensor, *, radius: float, norm: 
     axes.plot(*witness.tolist(), "*", color=BRITTLE, ms=11, mec="black", mew=0.6, zorder=5)
     reach = 1.15 * max(radius, float((path - image).abs().max()))
     axes.set(xlim=(x - reach, x + reach), ylim=(y - reach, y + reach))
+
+
+def tightness_marks(axes: Axes, summary: pd.DataFrame) -> None:
+    """Draw mean excess over backward passes for the attacks of one set, rows of `margincons.tightness.tightness`.
+
+    Excesses below a millionth are drawn there: a logarithmic axis has no zero.
+    """
+    excess = summary["mean excess"].clip(lower=1e-6)
+    ours = [
+        f"ours {effort}" for effort in ("fast", "standard", "fine", "exhaustive") if f"ours {effort}" in summary.index
+    ]
+    axes.plot(
+        summary.loc[ours, "backward"], excess[ours], "o-", color=BRITTLE, ms=6, zorder=4, label="ours, four efforts"
+    )
+    peers = [name for name in summary.index if not name.startswith("ours")]
+    for place, name in enumerate(peers):
+        colour, marker = _COLOURS[1:][place % 6], _MARKERS[1:][place % 6]
+        axes.plot(summary.loc[name, "backward"], excess[name], marker, mfc="none", mec=colour, ms=6, ls="", label=name)
+    axes.set(xscale="log", yscale="log", xlabel="backward passes per image")
+
+
+def bracket_bars(axes: Axes, lower: Tensor, upper: Tensor, weaker: Tensor, *, epsilon: float) -> None:
+    """Draw one bar per image from its lower to its upper bound, (n,) each, and a second, weaker lower bound."""
+    order = upper.argsort()
+    place = np.arange(len(order))
+    axes.vlines(
+        place, lower[order].numpy(), upper[order].numpy(), color=ROBUST, lw=1.6, alpha=0.7, label="CROWN to attack"
+    )
+    axes.plot(place, weaker[order].numpy(), ".", color="black", ms=2.5, label="interval")
+    axes.axhline(epsilon, color="#444444", lw=1, ls="--")
+    axes.set(xlabel="image, sorted")

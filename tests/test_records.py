@@ -145,7 +145,7 @@ def test_a_failed_write_leaves_the_old_shard_and_nothing_temporary(tmp_path, mon
     def fail(*_, **__):
         raise OSError("no space left")
 
-    for module, name in ((records.os, "fsync"), (records.pq, "write_table")):
+    for module, name in ((records.os, "fsync"), (records.pq, "write_table"), (records.Path, "replace")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, fail)
             with pytest.raises(OSError, match="no space left"):

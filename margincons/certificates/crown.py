@@ -32,18 +32,21 @@ def crown_boxes(
     def tighten(index: int, box: Interval, boxes: dict[int, Interval]) -> Interval:
         if limits is not None:
             box = box.intersect(limits[index])
-        unstable = box.unstable.flatten(1)  # the sign of the others is known already
-        count = int(unstable.sum(dim=1).max())
-        if not 0 < count <= refine or (ball.norm == "Linf" and not _sees_a_relu(graph, index)):
+        if ball.norm == "Linf" and not _sees_a_relu(graph, index):
             return box
+        unstable = box.unstable.flatten(1)  # the sign of the others is known already
+        unstable &= unstable.sum(dim=1, keepdim=True) <= refine
         lower, upper = box.lower.flatten(1).clone(), box.upper.flatten(1).clone()
         size = max(map(graph.size, range(index + 1)))
+        count = int(unstable.sum(dim=1).max())
         for units in unstable.byte().topk(count).indices.split(max(1, CHUNK // (2 * size * len(lower))), dim=1):
             rows = lower.new_zeros(*units.shape, lower.shape[1]).scatter(2, units.unsqueeze(2), 1.0)
             forms = torch.cat([rows, -rows], dim=1).unflatten(2, graph.nodes[index].shape)
             below, above = lower_bound(graph, ball, boxes, index, forms).chunk(2, dim=1)
-            lower.scatter_(1, units, torch.maximum(lower.gather(1, units), below))
-            upper.scatter_(1, units, torch.minimum(upper.gather(1, units), -above))
+            asked = unstable.gather(1, units)  # images with fewer than others have their list filled up
+            low, high = lower.gather(1, units), upper.gather(1, units)
+            lower.scatter_(1, units, torch.where(asked, torch.maximum(low, below), low))
+            upper.scatter_(1, units, torch.where(asked, torch.minimum(high, -above), high))
         return Interval(lower.view_as(box.lower), upper.view_as(box.upper))
 
     return propagate(graph, ball, tighten)

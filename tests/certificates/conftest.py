@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from margincons.threat import project, vector_norm
+
 
 class Residual(nn.Module):
     """Two convolutions round a shortcut, normalised, batch-normalised and average-pooled: every kind of layer."""
@@ -21,7 +23,7 @@ class Residual(nn.Module):
         return self.head(nn.functional.relu(hidden))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def residual():
     """Make a residual network for images (n, 1, 2, 2) with weights of a seed."""
 
@@ -36,7 +38,7 @@ def residual():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def dense():
     """Make a fully connected network for images (n, 1, 1, d) with weights of a seed."""
 
@@ -53,3 +55,17 @@ def dense():
         return network.eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def points_of():
+    """Draw random points (count, n, c, h, w) of balls inside the pixel box, most of them on the border."""
+
+    def draw(ball, count=300):
+        wild = torch.randn(count * len(ball.centre), *ball.centre.shape[1:], dtype=torch.float64)
+        radius = ball.radius.repeat(count)
+        wild = wild * (radius / vector_norm(wild, ball.norm) * 1.5).view(-1, 1, 1, 1)
+        moved = project(wild, radius, ball.norm).view(count, *ball.centre.shape)
+        return (ball.centre + moved).clamp(0, 1)
+
+    return draw

@@ -24,7 +24,7 @@ class Of(nn.Module):
 
 
 def pooled(module):
-    return nn.Sequential(module, nn.Flatten(), nn.LazyLinear(4))
+    return nn.Sequential(module, nn.Flatten())
 
 
 READABLE = {
