@@ -230,14 +230,18 @@ def test_ctrl_c_ends_the_driver_and_its_kernels(project):
     )
     write_toc(project, "one")
     write_profile(project, "epsilon: 0.2\n")
-    call = f"from margincons.book import build_book\nbuild_book(root={str(project)!r})"
-    driver = subprocess.Popen(
-        [sys.executable, "-c", call], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    hear = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)"  # deaf when started by a shell's &
+    call = f"{hear}\nfrom margincons.book import build_book\nbuild_book(root={str(project)!r})"
     pid = project / "pid"
-    wait_until(lambda: pid.is_file() and pid.read_text())
-    driver.send_signal(signal.SIGINT)
-    assert driver.wait(timeout=30) != 0
+    with subprocess.Popen(
+        [sys.executable, "-c", call], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as driver:
+        try:
+            wait_until(lambda: pid.is_file() and pid.read_text())
+            driver.send_signal(signal.SIGINT)
+            assert driver.wait(timeout=30) != 0
+        finally:
+            driver.kill()
     kernel = int(pid.read_text())
     wait_until(lambda: not is_running(kernel))
     assert not list(project.glob("book/executed/*"))

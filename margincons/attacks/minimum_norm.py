@@ -33,24 +33,24 @@ class Effort:
 
     steps: int  # backward passes for an image's nearest rival
     rivals: int  # rivals tried per image, at most
-    slack: tuple[
-        float, ...
-    ]  # after each of the first steps, drop rivals predicted to be this much farther; 0: keep one
+    slack: tuple[float, ...]  # after each of the first steps: how much farther than the nearest a rival may seem
     last_length: float  # of a descent step, in radii
-    line_search: int = 3  # forward passes along the best ray
     restarts: int = 0  # further searches, from random points of the best ball
 
 
 EFFORTS = {
-    "fast": Effort(steps=8, rivals=3, slack=(0.1, 0.02, 0), last_length=0.3),
-    "standard": Effort(steps=12, rivals=5, slack=(0.15, 0.05, 0.02, 0), last_length=0.15),
-    "fine": Effort(steps=22, rivals=6, slack=(0.2, 0.1, 0.05, 0.02, 0), last_length=0.1),
-    "exhaustive": Effort(steps=22, rivals=9, slack=(1, 1, 0.5, 0.3, 0.1, 0.05, 0.02, 0), last_length=0.1, restarts=9),
+    "fast": Effort(steps=8, rivals=3, slack=(0.1, 0.05, 0.05, 0.02, 0), last_length=0.3),
+    "standard": Effort(steps=13, rivals=5, slack=(0.15, 0.1, 0.1, 0.05, 0.05, 0.02, 0), last_length=0.2),
+    "fine": Effort(steps=24, rivals=6, slack=(0.15, *[0.1] * 6, *[0.05] * 4, 0.02, 0.02, 0), last_length=0.08),
+    "exhaustive": Effort(
+        steps=24, rivals=9, slack=(1, 1, 0.5, 0.3, *[0.1] * 6, *[0.05] * 4, 0), last_length=0.08, restarts=9
+    ),
 }
 GAP_RATIO = 2.5  # no rival is tried whose gap, divided by the distance of the head's rows, is so much above the least
 FIRST_LENGTH, MIDDLE_LENGTH = 3.0, 1.3  # of descent steps, in radii: in the first third, and just after it
-FIRST_MOMENTUM, LAST_MOMENTUM = 0.1, 0.8
-REACH = 0.3  # how far beyond the boundary, in radii, the first ball reaches
+FIRST_MOMENTUM, LAST_MOMENTUM = 0.05, 0.8
+REACH = 0.25  # how far beyond the boundary, in radii, the first ball reaches
+LINE_SEARCH = 3  # forward passes along the best ray
 
 
 def minimum_norm(
@@ -114,6 +114,7 @@ def search(
     for restart in range(1, task.effort.restarts + 1):
         draws = uniform(inputs.shape[1:], seed=seed, indices=indices, restart=restart, device=inputs.device)
         _descend(task, pairs, project(2 * draws.to(inputs) - 1, nearest.radius.clamp(max=1), norm), nearest)
+    _stretch_misses(task, nearest)
     candidates = _line_search(task, nearest)
     return torch.where(per_item(rival_lead(logits, labels) > 0, inputs), inputs, candidates)
 
@@ -188,6 +189,7 @@ def _descend(task: _Task, pairs: tuple[Tensor, Tensor], start: Tensor, nearest: 
     clean, delta = task.inputs[image], start[image]
     average, radius = torch.zeros_like(delta), vector_norm(delta, task.norm)
     diameter = vector_norm(torch.ones_like(task.inputs[:1]), task.norm)
+    least_crossing = diameter.expand(len(image))
     for step, (length, momentum, reach) in enumerate(_schedule(task.effort)):
         point, own = (clean + delta).clamp_(0, 1), task.labels[image]
         low_precision = task.bf16 and 3 * step < 2 * task.effort.steps
@@ -203,34 +205,42 @@ def _descend(task: _Task, pairs: tuple[Tensor, Tensor], start: Tensor, nearest: 
         delta = descend_in_ball(delta, average, inputs=clean, radius=target, length=length, norm=task.norm)
         radius = vector_norm(delta, task.norm)
         if step < len(task.effort.slack):
-            leader = torch.full_like(nearest.radius, torch.inf).scatter_reduce(0, image, crossing, "amin")
-            kept = (crossing <= (1 + task.effort.slack[step]) * leader[image]).nonzero()[:, 0]
+            # Estimates from the first two steps, far from the boundary, are too rough to be kept.
+            least_crossing = crossing if step < 2 else torch.minimum(crossing, least_crossing)
+            leader = torch.full_like(nearest.radius, torch.inf).scatter_reduce(0, image, least_crossing, "amin")
+            kept = (least_crossing <= (1 + task.effort.slack[step]) * leader[image]).nonzero()[:, 0]
             image, rival, clean, delta = image[kept], rival[kept], clean[kept], delta[kept]
-            average, radius, rate = average[kept], radius[kept], rate[kept]
+            average, radius, rate, least_crossing = average[kept], radius[kept], rate[kept], least_crossing[kept]
     point = (clean + delta).clamp_(0, 1)
     nearest.update(image, radius, delta, _gap(task.model(point), task.labels[image]), rate)
 
 
-def _line_search(task: _Task, nearest: _Crossings) -> Tensor:
-    """Follow each image's best ray to the boundary by the secant rule; forward passes only."""
-    candidates = (task.inputs + nearest.delta).clamp(0, 1)
+def _stretch_misses(task: _Task, nearest: _Crossings) -> None:
+    """Where nothing crossed, go on along the last perturbation."""
     missed = (nearest.radius == torch.inf).nonzero()[:, 0]
     for stretch in STRETCHES:
         if len(missed) == 0:
-            break
+            return
         tried = (task.inputs[missed] + stretch * nearest.delta[missed]).clamp(0, 1)
-        crossed = _gap(task.model(tried), task.labels[missed]) < 0
-        candidates[missed[crossed]] = tried[crossed]
+        gap = _gap(task.model(tried), task.labels[missed])
+        crossed = gap < 0
+        found, delta = missed[crossed], (tried - task.inputs[missed])[crossed]
+        nearest.delta[found], nearest.gap[found] = delta, gap[crossed]
+        nearest.radius[found] = vector_norm(delta, task.norm)
         missed = missed[~crossed]
 
-    scale = torch.ones_like(nearest.radius)
-    shortest, gap, fall = scale, nearest.gap, nearest.rate * nearest.radius
-    for _ in range(task.effort.line_search):
+
+def _line_search(task: _Task, nearest: _Crossings) -> Tensor:
+    """Follow each image's best ray back to the boundary by the secant rule; forward passes only."""
+    candidates = (task.inputs + nearest.delta).clamp(0, 1)
+    shortest = scale = torch.ones_like(nearest.radius)
+    gap, fall = nearest.gap, nearest.rate * nearest.radius
+    for _ in range(LINE_SEARCH):
         last_scale, last_gap = scale, gap
         scale = (scale + gap / fall).clamp(0.5, 1) + NUDGE
         tried = (task.inputs + per_item(scale, candidates) * nearest.delta).clamp(0, 1)
         gap = _gap(task.model(tried), task.labels)
-        nearer = (gap < 0) & (scale < shortest) & nearest.radius.isfinite()
+        nearer = (gap < 0) & (scale < shortest)
         candidates = torch.where(per_item(nearer, tried), tried, candidates)
         shortest = torch.where(nearer, scale, shortest)
         secant = (last_gap - gap) / (scale - last_scale)

@@ -32,6 +32,8 @@ def surviving_boxes(
     Returns:
         Boxes round all surviving branches, by ReLU input; None where the form is positive on the whole ball.
     """
+    if not graph.relu_inputs:
+        return {}
     units = sum(graph.size(index) for index in graph.relu_inputs)
     low, high = ball.centre.new_full((2, 1, units), torch.inf).mul(torch.tensor([-1.0, 1.0]).view(2, 1, 1)).unbind()
     settled_low, settled_high = low[:0], high[:0]  # branches without an unstable ReLU cannot be split

@@ -32,13 +32,13 @@ def crown_boxes(
     def tighten(index: int, box: Interval, boxes: dict[int, Interval]) -> Interval:
         if limits is not None:
             box = box.intersect(limits[index])
-        if ball.norm == "Linf" and not _sees_a_relu(graph, index):
-            return box
         unstable = box.unstable.flatten(1)  # the sign of the others is known already
         unstable &= unstable.sum(dim=1, keepdim=True) <= refine
+        count = int(unstable.sum(dim=1).max())
+        if count == 0 or (ball.norm == "Linf" and not _sees_a_relu(graph, index)):
+            return box
         lower, upper = box.lower.flatten(1).clone(), box.upper.flatten(1).clone()
         size = max(map(graph.size, range(index + 1)))
-        count = int(unstable.sum(dim=1).max())
         for units in unstable.byte().topk(count).indices.split(max(1, CHUNK // (2 * size * len(lower))), dim=1):
             rows = lower.new_zeros(*units.shape, lower.shape[1]).scatter(2, units.unsqueeze(2), 1.0)
             forms = torch.cat([rows, -rows], dim=1).unflatten(2, graph.nodes[index].shape)

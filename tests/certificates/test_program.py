@@ -81,7 +81,7 @@ def test_no_box_moves_after_the_deadline(residual):
 @pytest.mark.parametrize(("norm", "distance"), [("Linf", 0.3), ("L1", 0.4), ("L2", 0.3)])
 def test_the_radius_is_the_distance_to_the_image(residual, norm, distance):
     """The image is moved by 0.3 and 0.1; an L2 distance without tangents counts only the larger."""
-    graph, ball, boxes = setting(residual(0), 2.0, norm)
+    graph, ball, _ = setting(residual(0), 2.0, norm)
     ball = Ball(torch.full((1, 1, 2, 2), 0.5, dtype=torch.float64), ball.radius, norm)
     encoding = encode(graph, ball, crown_boxes(graph, ball), exact=False)
     radius = add_radius(encoding, ball)
