@@ -25,6 +25,21 @@ def best_known(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> 
     return pd.concat([reference[[*_KEYS, "best"]], best]).groupby(_KEYS, as_index=False)["best"].min()
 
 
+def with_exact(best: pd.DataFrame, exact: pd.DataFrame, *, group: str, network: str) -> pd.DataFrame:
+    """Put exact margins in the place of the best bounds known, for the images of one network that were solved.
+
+    Args:
+        best: From `best_known`.
+        exact: A record with columns "index", "incumbent" and "status".
+        group: The set.
+        network: The network of that set.
+    """
+    solved = exact[exact["status"] == "optimal"].set_index("index")["incumbent"]
+    here = (best["set"] == group) & (best["network"] == network)
+    known = best["index"].map(solved).where(here)
+    return best.assign(best=known.fillna(best["best"]))
+
+
 def tightness(results: pd.DataFrame, best: pd.DataFrame, *, rival: str = "FAB, paper's setting") -> pd.DataFrame:
     """Excess of each attack over the best bound known, and what it cost.
 

@@ -11,6 +11,7 @@ from pandas.testing import assert_frame_equal
 from torch import nn
 from torch.testing import assert_close
 
+from margincons.certificates import exact_margins
 from margincons.classifier import Classifier
 from margincons.data import load_images
 from margincons.errors import PixelRangeError, RecordError, ShapeError, UnknownNameError, UsageError
@@ -164,7 +165,7 @@ def test_shipped_margins_measured_again_in_part_agree(name):
 
 
 def test_measuring_again_refuses_other_weights():
-    table = read_record(shipped_records()[0])
+    table = read_record("digits/mlp/Linf/fab_paper")
     table.attrs["settings"] = table.attrs["settings"] | {"weights_sha256": "0"}
     with pytest.raises(RecordError, match="Expected the weights that the record was measured with"):
         measure_again(table, [0])
@@ -265,3 +266,29 @@ def test_an_independent_network_is_measured_in_the_papers_setting(tmp_path):
     assert table.attrs["settings"]["decoding"] == "divided by 255"
     closer = measure_images(load_model(model_id), images)
     assert (closer["upper"] <= 1.02 * table["upper"]).all()  # the paper's setting keeps no minimum
+
+
+def test_the_recorded_exact_margins_are_those_that_a_solver_finds_again():
+    table = read_record("digits/mlp/Linf/minimum_norm-exact")
+    rows = table[table["status"] == "optimal"].nsmallest(4, "solve_seconds")
+    assert (table["upper"] >= table["lower"] - 1e-6).all()
+    inputs = load_images("digits").inputs[rows["index"].tolist()]
+    again = exact_margins(load_model("digits/mlp"), inputs, time_limit=60)
+    assert_close(again.upper, torch.tensor(rows["incumbent"].to_numpy()), rtol=0, atol=2e-6, check_dtype=False)
+    assert_close(again.lower, torch.tensor(rows["lower"].to_numpy()), rtol=0, atol=2e-6, check_dtype=False)
+
+
+def test_lower_bounds_are_columns_of_a_record_and_lie_below_the_attack(tmp_path):
+    options = {"norm": "Linf", "limit": 4, "progress": False}
+    crown = measure("digits/ibp", "digits", certificate="crown", out=tmp_path / "crown", **options)
+    interval = measure("digits/ibp", "digits", certificate="interval", out=tmp_path / "interval", **options)
+    assert (interval["lower"] <= crown["lower"] + 1e-6).all()
+    assert (crown["lower"] <= crown["upper"]).all()
+    exact = measure("digits/mlp", "digits", certificate="exact", out=tmp_path / "exact", **options | {"limit": 1})
+    assert exact["status"].tolist() == ["optimal"]
+    assert exact["lower"][0] <= exact["incumbent"][0] + 1e-6 <= exact["upper"][0] + 2e-6
+
+
+def test_a_certificate_that_does_not_exist_is_refused_by_name(tmp_path):
+    with pytest.raises(UnknownNameError, match="Unknown certificate 'crow'; the nearest are: crown"):
+        measure("digits/mlp", "digits", certificate="crow", out=tmp_path)

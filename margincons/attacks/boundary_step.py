@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from margincons.threat import dual_norm, per_item, project, vector_norm
+from margincons.threat import dual_norm, per_item, vector_norm
+
+ROUNDS = 3  # of scaling a perturbation up to its norm inside the pixel box
 
 
 def falling_rate(gradient: Tensor, at: Tensor, norm: str) -> Tensor:
@@ -46,10 +48,36 @@ def descend_in_ball(
         return torch.addcmul(deltas, direction.sign(), reach, value=-length).clamp_(-reach, reach)
     if norm == "L2":
         size = per_item(vector_norm(direction, "L2").clamp_min(torch.finfo(direction.dtype).tiny), deltas)
-        moved = (inputs + deltas - length * reach * direction / size).clamp_(0, 1)
-        return project(moved - inputs, radius, "L2")
+        return rescale_in_box(deltas - length * reach * direction / size, inputs=inputs, radius=radius)
     share = min(1.0, length / 2)
     return (1 - share) * deltas + share * cheapest_descent(direction, inputs=inputs, radius=radius)
+
+
+def rescale_in_box(deltas: Tensor, *, inputs: Tensor, radius: Tensor) -> Tensor:
+    """Scale perturbations, clamped to the pixel box, until they have this l_2 norm.
+
+    Every move in the ball and box that lowers a linear function most has this form: its gradient, scaled and clamped.
+    Each round scales the pixels that are free by what those at the end of their range leave of the radius;
+    the scale only grows, and what is missing after the last round is less than one round's growth.
+
+    Args:
+        deltas: Perturbations (n, c, h, w), of any size.
+        inputs: Clean images (n, c, h, w) in [0, 1].
+        radius: The norms wanted, (n,).
+
+    Returns:
+        Perturbations (n, c, h, w) in the pixel box, no longer than the radius.
+    """
+    tiny = torch.finfo(deltas.dtype).tiny
+    low, high = -inputs, 1 - inputs
+    scaled = deltas * per_item(radius / vector_norm(deltas, "L2").clamp_min(tiny), deltas)
+    for _ in range(ROUNDS):
+        clamped = scaled.clamp(low, high)
+        free = scaled * (clamped == scaled)
+        free_norm, norm = vector_norm(free, "L2"), vector_norm(clamped, "L2")
+        growth = ((radius**2 - norm**2).clamp_min(0) / free_norm.clamp_min(tiny) ** 2 + 1).sqrt()
+        scaled = scaled * per_item(growth, scaled)
+    return scaled.clamp(low, high)
 
 
 def cheapest_descent(gradient: Tensor, *, inputs: Tensor, radius: Tensor) -> Tensor:

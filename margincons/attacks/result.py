@@ -86,12 +86,12 @@ def step_outwards(model: nn.Module, inputs: Tensor, candidates: Tensor, labels: 
     """
     candidates = candidates.clone()
     with verification(model):
-        left = (~leads_clearly(model(candidates), labels)).nonzero()[:, 0]
+        left = (~_is_witness_everywhere(model, candidates, labels)[0]).nonzero()[:, 0]
         for stretch in STRETCHES:
             if len(left) == 0:
                 break
             moved = (inputs[left] + (1 + stretch) * (candidates[left] - inputs[left])).clamp(0, 1)
-            clear = leads_clearly(model(moved), labels[left])
+            clear, _ = _is_witness_everywhere(model, moved, labels[left])
             candidates[left[clear]] = moved[clear]
             left = left[~clear]
     return candidates

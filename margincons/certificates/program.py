@@ -87,8 +87,7 @@ def encode(graph: ReluGraph, ball: Ball, boxes: dict[int, Interval], *, exact: b
             low, high = _ends(boxes[node.inputs[0]])
             units = np.flatnonzero((low < 0) & (high > 0))
             relu_inputs[node.inputs[0]] = inputs
-            if ball.norm != "Linf":  # where the pixel box says less than the ball, units of known sign say more
-                program.require(*_between(inputs, low, high))
+            program.require(*_between(inputs, low, high))  # a sign may be known only of where the class is left
             outputs = _relu(program, inputs[units], low[units, None], high[units, None], exact=exact)
             width = outputs.shape[1]
             merged = pad(inputs * (low >= 0)[:, None], width)

@@ -47,7 +47,7 @@ def test_the_index_the_recipes_and_the_weights_are_of_the_same_networks():
     assert list_models("digits/") == list(bundled_index())
 
 
-@pytest.mark.parametrize("name", shipped_records())
+@pytest.mark.parametrize("name", [name for name in shipped_records() if name.startswith("digits/")])
 def test_a_shipped_record_was_measured_with_the_shipped_weights(name, images):
     table = read_record(name)
     settings = table.attrs["settings"]
