@@ -77,6 +77,8 @@ def measure(
     """
     _check_attack(attack, norm=norm, effort=effort, epsilon=epsilon)
     _check_sizes(batch_size=batch_size, shard_size=shard_size)
+    if certificate not in (None, *CERTIFICATES):
+        raise UnknownNameError("certificate", certificate, CERTIFICATES)
     device, out = choose_device(device), Path(out)
     if out.is_file():
         raise UsageError(f"Expected {out} to be the folder of a record, it is a file.")

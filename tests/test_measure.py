@@ -282,7 +282,7 @@ def test_lower_bounds_are_columns_of_a_record_and_lie_below_the_attack(tmp_path)
     options = {"norm": "Linf", "limit": 4, "progress": False}
     crown = measure("digits/ibp", "digits", certificate="crown", out=tmp_path / "crown", **options)
     interval = measure("digits/ibp", "digits", certificate="interval", out=tmp_path / "interval", **options)
-    assert (interval["lower"] <= crown["lower"] + 1e-6).all()
+    assert (interval["lower"] <= 1.001 * crown["lower"]).all()  # both end a bisection
     assert (crown["lower"] <= crown["upper"]).all()
     exact = measure("digits/mlp", "digits", certificate="exact", out=tmp_path / "exact", **options | {"limit": 1})
     assert exact["status"].tolist() == ["optimal"]

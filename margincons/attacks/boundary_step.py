@@ -5,26 +5,33 @@ from torch import Tensor
 
 from margincons.threat import dual_norm, per_item, vector_norm
 
+SMALL = 1e-12  # against division by 0
 ROUNDS = 3  # of scaling a perturbation up to its norm inside the pixel box
 
 
-def falling_rate(gradient: Tensor, at: Tensor, norm: str) -> Tensor:
+def falling_rate(gradient: Tensor, at: Tensor, gap: Tensor, norm: str) -> Tensor:
     """Fastest fall of a gap per unit of radius, to first order: the dual norm of the gradient that the box leaves.
 
-    A pixel at 0 cannot go down and one at 1 cannot go up, so their gradients do not count.
+    A pixel at 0 cannot go down and one at 1 cannot go up, so their gradients do not count. In L1 the steepest pixels
+    are soon used up: there it is the mean rate on the way through the whole gap, steepest pixels first.
 
     Args:
         gradient: Gradients of the gap, (n, c, h, w).
         at: Where they were taken, (n, c, h, w), in [0, 1].
+        gap: The gaps, (n,).
         norm: "Linf", "L2" or "L1", in which the radius is measured.
 
     Returns:
-        Rates (n,), never 0: where the box blocks every pixel, a millionth of the rate without a box.
+        Rates (n,), never 0.
     """
     room = torch.where(gradient > 0, at, 1 - at)
-    rate = vector_norm(gradient * (room > 0), dual_norm(norm))
-    floor = 1e-6 * vector_norm(gradient, dual_norm(norm))
-    return torch.maximum(rate, floor).clamp_min(torch.finfo(gradient.dtype).tiny)
+    if norm == "L1":
+        steepness, order = gradient.flatten(1).abs().sort(dim=1, descending=True)
+        room = room.flatten(1).gather(1, order)
+        missing = (gap.abs()[:, None] - (steepness * room).cumsum(1) + steepness * room).clamp_min(0)
+        length = torch.minimum(room, missing / steepness.clamp_min(SMALL)).sum(dim=1)
+        return (gap.abs() / length).nan_to_num(0, 0, 0).clamp_min(SMALL)
+    return vector_norm(gradient * (room > 0), dual_norm(norm)).clamp_min(SMALL)
 
 
 def descend_in_ball(
@@ -68,15 +75,13 @@ def rescale_in_box(deltas: Tensor, *, inputs: Tensor, radius: Tensor) -> Tensor:
     Returns:
         Perturbations (n, c, h, w) in the pixel box, no longer than the radius.
     """
-    tiny = torch.finfo(deltas.dtype).tiny
     low, high = -inputs, 1 - inputs
-    scaled = deltas * per_item(radius / vector_norm(deltas, "L2").clamp_min(tiny), deltas)
+    scaled = deltas * per_item(radius / vector_norm(deltas, "L2").clamp_min(SMALL), deltas)
     for _ in range(ROUNDS):
         clamped = scaled.clamp(low, high)
-        free = scaled * (clamped == scaled)
-        free_norm, norm = vector_norm(free, "L2"), vector_norm(clamped, "L2")
-        growth = ((radius**2 - norm**2).clamp_min(0) / free_norm.clamp_min(tiny) ** 2 + 1).sqrt()
-        scaled = scaled * per_item(growth, scaled)
+        free = vector_norm(scaled * (clamped == scaled), "L2").clamp_min(SMALL)
+        missing = (radius**2 - vector_norm(clamped, "L2") ** 2).clamp_min(0)
+        scaled = scaled * per_item((1 + missing / free**2).sqrt().clamp(max=1e3), scaled)
     return scaled.clamp(low, high)
 
 

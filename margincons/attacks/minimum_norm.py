@@ -194,7 +194,7 @@ def _descend(task: _Task, pairs: tuple[Tensor, Tensor], start: Tensor, nearest: 
         point, own = (clean + delta).clamp_(0, 1), task.labels[image]
         low_precision = task.bf16 and 3 * step < 2 * task.effort.steps
         logits, gap, gradient = _gap_and_gradient(task.model, point, own, rival, low_precision)
-        rate = falling_rate(gradient, point, task.norm)
+        rate = falling_rate(gradient, point, gap, task.norm)
         nearest.update(image, radius, delta, _gap(logits, own), rate)
 
         crossing = radius + gap / rate
