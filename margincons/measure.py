@@ -6,23 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from margincons.certificates import exact_margins, lower_bounds
 from margincons.classifier import Classifier
 from margincons.data import Images, load_images
 from margincons.errors import ChecksumError, FileFormatError, RecordError, UnknownNameError, UsageError
-from margincons.margins import FIXED_BUDGET, MINIMUM_NORM, MarginBounds, attack_within, input_margins
+from margincons.margins import FIXED_BUDGET, MINIMUM_NORM
 from margincons.records import check_settings, provenance, read_record, read_shard, write_shard
-from margincons.scores import all_scores
-from margincons.threat import ThreatModel, vector_norm
+from margincons.rows import CERTIFICATES, measure_batch
+from margincons.threat import ThreatModel
 from margincons.zoo import load_model, state_sha256
-
-CERTIFICATES = ("interval", "crown", "exact")
 
 
 def measure(
@@ -110,7 +106,7 @@ def measure(
             if not _finished(path, settings):
                 started = time.perf_counter()
                 table = pd.concat(
-                    [_measure_batch(classifier, images, part, settings) for part in rows.split(batch_size)]
+                    [measure_batch(classifier, images, part, settings) for part in rows.split(batch_size)]
                 )
                 write_shard(path, table, settings, made | {"seconds": round(time.perf_counter() - started, 2)})
             bar.update(len(rows))
@@ -152,7 +148,7 @@ def measure_images(
     classifier = Classifier(model, images.inputs[:2])
     settings = {"norm": norm, "attack": attack, "effort": effort, "epsilon": epsilon, "seed": seed}
     parts = torch.arange(len(images)).split(batch_size)
-    return pd.concat([_measure_batch(classifier, images, part, settings) for part in parts], ignore_index=True)
+    return pd.concat([measure_batch(classifier, images, part, settings) for part in parts], ignore_index=True)
 
 
 def obtain(model_id: str, data: str, *, norm: str, attack: str, records: str, **options: Any) -> pd.DataFrame:
@@ -204,7 +200,7 @@ def measure_again(table: pd.DataFrame, rows: Sequence[int]) -> pd.DataFrame:
         )
     classifier = Classifier(model, images.inputs[:2])
     chosen = table.iloc[list(rows)]
-    live = _measure_batch(classifier, images, torch.tensor(chosen["index"].tolist()), settings)
+    live = measure_batch(classifier, images, torch.tensor(chosen["index"].tolist()), settings)
     recorded = chosen["upper"].to_numpy()
     return pd.DataFrame(
         {
@@ -270,59 +266,3 @@ def _finished(path: Path, settings: dict) -> bool:
         return False
     check_settings(path, about["settings"], settings)
     return True
-
-
-def _measure_batch(classifier: Classifier, images: Images, rows: Tensor, settings: dict) -> pd.DataFrame:
-    inputs = images.inputs[rows].to(classifier.device)
-    outputs = classifier(inputs, batch_size=len(inputs))
-    options = {key: settings[key] for key in ("norm", "attack", "effort", "seed")}
-    if settings["epsilon"] is None:
-        bounds = input_margins(classifier.model, inputs, indices=rows, **options)
-    else:
-        bounds = attack_within(classifier.model, inputs, indices=rows, epsilon=settings["epsilon"], **options)
-    scores = all_scores(outputs, classifier.head, norm=settings["norm"])
-    return pd.DataFrame(
-        {
-            "index": rows.numpy(),
-            "label": images.labels[rows].numpy(),
-            "predicted": bounds.predicted.cpu().numpy(),
-            **{name: score.cpu().numpy() for name, score in scores.items()},
-            "upper": bounds.upper.cpu().numpy(),
-            "success": bounds.success.cpu().numpy(),
-            "adversarial_label": bounds.adversarial_label.cpu().numpy(),
-            "feature_distance": _feature_distance(classifier, outputs.features, bounds, settings["norm"]),
-            "forward_passes": bounds.forward_passes.numpy(),
-            "backward_passes": bounds.backward_passes.numpy(),
-            **_certified(classifier, inputs, bounds, settings),
-        }
-    )
-
-
-def _certified(classifier: Classifier, inputs: Tensor, bounds: MarginBounds, settings: dict) -> dict[str, Any]:
-    """Columns of lower bounds: "lower", and for exact margins the incumbent's distance, the status and the time."""
-    method = settings.get("certificate")
-    if method is None:
-        return {}
-    if method != "exact":
-        lower = lower_bounds(classifier.model, inputs, norm=settings["norm"], method=method)
-        return {"lower": lower.cpu().numpy()}
-    options = {"norm": settings["norm"], "time_limit": settings["time_limit"]}
-    parts = zip(inputs.split(1), bounds.upper.split(1), strict=True)
-    solved = [
-        exact_margins(classifier.model, image, upper=upper, **options)
-        for image, upper in tqdm(parts, desc="exact margins", total=len(inputs), unit="image")
-    ]
-    return {
-        "lower": [float(one.lower) for one in solved],
-        "incumbent": [float(one.upper) for one in solved],
-        "status": [one.status[0] for one in solved],
-        "solve_seconds": [float(one.seconds) for one in solved],
-    }
-
-
-def _feature_distance(classifier: Classifier, clean: Tensor | None, bounds: MarginBounds, norm: str) -> np.ndarray:
-    """Distance the features travel to the adversarial image; NaN where there is no head or no such image."""
-    if clean is None:
-        return torch.full_like(bounds.upper, torch.nan).cpu().numpy()
-    moved = classifier.features(bounds.adversarial, batch_size=len(clean))
-    return torch.where(bounds.success, vector_norm(moved - clean, norm), torch.nan).cpu().numpy()

@@ -30,7 +30,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "pseudo_margin",
         "detector",
     ),
-    5: ("measure", "costs", "report", "plots", "exercises"),
+    5: ("rows", "measure", "costs", "report", "plots", "exercises"),
     6: ("book",),
     7: ("cli",),
     8: ("",),  # the package's public face

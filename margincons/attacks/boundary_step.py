@@ -6,7 +6,7 @@ from torch import Tensor
 from margincons.threat import dual_norm, per_item, vector_norm
 
 SMALL = 1e-12  # against division by 0
-ROUNDS = 3  # of scaling a perturbation up to its norm inside the pixel box
+SCALE_ROUNDS, SHRINK_ROUNDS = 3, 25
 
 
 def falling_rate(gradient: Tensor, at: Tensor, gap: Tensor, norm: str) -> Tensor:
@@ -28,7 +28,8 @@ def falling_rate(gradient: Tensor, at: Tensor, gap: Tensor, norm: str) -> Tensor
     if norm == "L1":
         steepness, order = gradient.flatten(1).abs().sort(dim=1, descending=True)
         room = room.flatten(1).gather(1, order)
-        missing = (gap.abs()[:, None] - (steepness * room).cumsum(1) + steepness * room).clamp_min(0)
+        falls = steepness * room
+        missing = (gap.abs()[:, None] - (falls.cumsum(dim=1) - falls)).clamp_min(0)
         length = torch.minimum(room, missing / steepness.clamp_min(SMALL)).sum(dim=1)
         return (gap.abs() / length).nan_to_num(0, 0, 0).clamp_min(SMALL)
     return vector_norm(gradient * (room > 0), dual_norm(norm)).clamp_min(SMALL)
@@ -37,35 +38,37 @@ def falling_rate(gradient: Tensor, at: Tensor, gap: Tensor, norm: str) -> Tensor
 def descend_in_ball(
     deltas: Tensor, direction: Tensor, *, inputs: Tensor, radius: Tensor, length: float, norm: str
 ) -> Tensor:
-    """Take one step of steepest descent, then return to the ball of another radius.
+    """Take one step down, then return to the ball of another radius.
+
+    Linf moves every pixel alike. L2 and L1 follow the gradient: a perturbation of l_1 norm r that fills whole pixels
+    has an l_2 norm of about sqrt(r), so this is what a step in L1 is measured by.
 
     Args:
         deltas: Perturbations (n, c, h, w).
         direction: An averaged gradient of the gap, (n, c, h, w); its size does not count.
         inputs: Clean images (n, c, h, w) in [0, 1].
         radius: Radius of each ball, (n,).
-        length: Length of the step in radii: from 2 on, nothing is left of where it started in Linf.
+        length: Length of the step in radii: from 2 on, nothing is left in Linf of where it started.
         norm: "Linf", "L2" or "L1".
 
     Returns:
         New perturbations (n, c, h, w) in the ball; in L2 and L1 also in the pixel box.
     """
-    reach = per_item(radius, deltas)
     if norm == "Linf":
+        reach = per_item(radius, deltas)
         return torch.addcmul(deltas, direction.sign(), reach, value=-length).clamp_(-reach, reach)
-    if norm == "L2":
-        size = per_item(vector_norm(direction, "L2").clamp_min(torch.finfo(direction.dtype).tiny), deltas)
-        return rescale_in_box(deltas - length * reach * direction / size, inputs=inputs, radius=radius)
-    share = min(1.0, length / 2)
-    return (1 - share) * deltas + share * cheapest_descent(direction, inputs=inputs, radius=radius)
+    size = vector_norm(direction, "L2").clamp_min(SMALL)
+    step = length * (radius if norm == "L2" else 2 * radius.sqrt()) / size
+    moved = torch.addcmul(deltas, direction, per_item(step, deltas), value=-1)
+    to_norm = scale_in_box if norm == "L2" else shrink_in_box
+    return to_norm(moved, inputs=inputs, radius=radius)
 
 
-def rescale_in_box(deltas: Tensor, *, inputs: Tensor, radius: Tensor) -> Tensor:
+def scale_in_box(deltas: Tensor, *, inputs: Tensor, radius: Tensor) -> Tensor:
     """Scale perturbations, clamped to the pixel box, until they have this l_2 norm.
 
-    Every move in the ball and box that lowers a linear function most has this form: its gradient, scaled and clamped.
-    Each round scales the pixels that are free by what those at the end of their range leave of the radius;
-    the scale only grows, and what is missing after the last round is less than one round's growth.
+    Every move in ball and box that lowers a linear function most has this form: its gradient, scaled and clamped.
+    Each round scales the free pixels by what those at the end of their range leave of the radius.
 
     Args:
         deltas: Perturbations (n, c, h, w), of any size.
@@ -77,7 +80,7 @@ def rescale_in_box(deltas: Tensor, *, inputs: Tensor, radius: Tensor) -> Tensor:
     """
     low, high = -inputs, 1 - inputs
     scaled = deltas * per_item(radius / vector_norm(deltas, "L2").clamp_min(SMALL), deltas)
-    for _ in range(ROUNDS):
+    for _ in range(SCALE_ROUNDS):
         clamped = scaled.clamp(low, high)
         free = vector_norm(scaled * (clamped == scaled), "L2").clamp_min(SMALL)
         missing = (radius**2 - vector_norm(clamped, "L2") ** 2).clamp_min(0)
@@ -85,21 +88,29 @@ def rescale_in_box(deltas: Tensor, *, inputs: Tensor, radius: Tensor) -> Tensor:
     return scaled.clamp(low, high)
 
 
-def cheapest_descent(gradient: Tensor, *, inputs: Tensor, radius: Tensor) -> Tensor:
-    """Lower a linear function most within an l_1 ball and the pixel box: fill the steepest pixels first.
+def shrink_in_box(deltas: Tensor, *, inputs: Tensor, radius: Tensor) -> Tensor:
+    """Project perturbations onto the part of an l_1 ball that is in the pixel box.
+
+    The nearest such point takes the same amount off every pixel, down to 0 and up to the end of its range;
+    bisection finds the amount.
 
     Args:
-        gradient: Gradients (n, c, h, w).
+        deltas: Perturbations (n, c, h, w), of any size.
         inputs: Centres of the balls, (n, c, h, w), in [0, 1].
         radius: Their radii, (n,).
 
     Returns:
-        Perturbations (n, c, h, w): each pixel goes to the end of its range before the next is touched.
+        Perturbations (n, c, h, w) in ball and box.
     """
-    steepness, uphill = gradient.flatten(1).abs(), gradient.flatten(1).sign()
-    room = torch.where(uphill > 0, inputs.flatten(1), 1 - inputs.flatten(1)) * uphill.abs()
-    order = steepness.argsort(dim=1, descending=True)
-    room_in_order = room.gather(1, order)
-    spent = room_in_order.cumsum(dim=1) - room_in_order
-    moved = torch.minimum(room_in_order, (radius[:, None] - spent).clamp_min(0))
-    return (-uphill * torch.zeros_like(room).scatter(1, order, moved)).view_as(gradient)
+    room, size = torch.where(deltas > 0, 1 - inputs, inputs), deltas.abs()
+    low, high = torch.zeros_like(radius), vector_norm(deltas, "Linf")
+    too_long = vector_norm(torch.minimum(size, room), "L1") > radius
+    for _ in range(SHRINK_ROUNDS):
+        middle = (low + high) / 2
+        longer = vector_norm(_shrunk(size, middle, room), "L1") > radius
+        low, high = torch.where(longer, middle, low), torch.where(longer, high, middle)
+    return deltas.sign() * _shrunk(size, high * too_long, room)
+
+
+def _shrunk(size: Tensor, by: Tensor, room: Tensor) -> Tensor:
+    return torch.minimum((size - per_item(by, size)).clamp_min_(0), room)

@@ -10,7 +10,7 @@ less easily caught by the nearest local minimum. Three forward passes along the 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -34,22 +34,30 @@ class Effort:
     steps: int  # backward passes for an image's nearest rival
     rivals: int  # rivals tried per image, at most
     slack: tuple[float, ...]  # after each of the first steps: how much farther than the nearest a rival may seem
+    gap_ratio: float  # and none whose gap, over the distance of the head's rows, is so many times the least
     last_length: float  # of a descent step, in radii
     restarts: int = 0  # further searches, from random points of the best ball
 
 
 EFFORTS = {
-    "fast": Effort(steps=8, rivals=3, slack=(0.1, 0.05, 0.05, 0.02, 0), last_length=0.3),
-    "standard": Effort(steps=13, rivals=5, slack=(0.15, 0.1, 0.1, 0.05, 0.05, 0.02, 0), last_length=0.2),
-    "fine": Effort(steps=24, rivals=6, slack=(0.15, *[0.1] * 6, *[0.05] * 4, 0.02, 0.02, 0), last_length=0.08),
+    "fast": Effort(steps=8, rivals=3, gap_ratio=2.5, slack=(0.1, 0.05, 0.05, 0.02, 0), last_length=0.3),
+    "standard": Effort(steps=13, rivals=5, gap_ratio=2.5, slack=(0.15, 0.1, 0.1, 0.05, 0.05, 0.02, 0), last_length=0.2),
+    "fine": Effort(
+        steps=30, rivals=6, gap_ratio=4, slack=(0.15, *[0.1] * 6, *[0.05] * 6, *[0.02] * 4, 0), last_length=0.06
+    ),
     "exhaustive": Effort(
-        steps=24, rivals=9, slack=(1, 1, 0.5, 0.3, *[0.1] * 6, *[0.05] * 4, 0), last_length=0.08, restarts=9
+        steps=30,
+        rivals=9,
+        gap_ratio=9,
+        slack=(1, 1, 0.5, 0.3, *[0.1] * 6, *[0.05] * 6, *[0.02] * 4, 0),
+        last_length=0.06,
+        restarts=9,
     ),
 }
-GAP_RATIO = 2.5  # no rival is tried whose gap, divided by the distance of the head's rows, is so much above the least
 FIRST_LENGTH, MIDDLE_LENGTH = 3.0, 1.3  # of descent steps, in radii: in the first third, and just after it
 FIRST_MOMENTUM, LAST_MOMENTUM = 0.05, 0.8
-REACH = 0.25  # how far beyond the boundary, in radii, the first ball reaches
+L1_STEPS = 3  # steps in L1 for each that an effort names: which few pixels to move is found more slowly
+REACH = {"Linf": 0.25, "L2": 0.25, "L1": 0.0}  # how far beyond the boundary, in radii, the first ball reaches
 LINE_SEARCH = 3  # forward passes along the best ray
 
 
@@ -105,7 +113,11 @@ def search(
         raise UnknownNameError("effort", effort, EFFORTS)
     if len(inputs) == 0:
         return inputs.clone()
-    task = _Task(model=model, inputs=inputs, labels=labels, norm=norm, effort=EFFORTS[effort], bf16=bf16)
+    settings = EFFORTS[effort]
+    if norm == "L1":
+        longer = tuple(slack for slack in settings.slack for _ in range(L1_STEPS))
+        settings = replace(settings, steps=L1_STEPS * settings.steps, slack=longer)
+    task = _Task(model=model, inputs=inputs, labels=labels, norm=norm, effort=settings, bf16=bf16)
     indices = torch.arange(len(inputs)) if indices is None else indices
     logits = model(inputs)
     pairs = _nearest_rivals(logits, labels, Classifier(model, inputs[:1]).head, task.effort)
@@ -167,20 +179,20 @@ def _nearest_rivals(logits: Tensor, labels: Tensor, head: Head | None, effort: E
     if head is not None:
         gaps = gaps / (head.weight[rivals] - head.weight[labels][:, None]).norm(dim=2)
     gaps, order = gaps.topk(min(effort.rivals, gaps.shape[1]), dim=1, largest=False)
-    tried = gaps <= GAP_RATIO * gaps[:, :1].clamp(max=torch.finfo(gaps.dtype).max / GAP_RATIO)
+    tried = (gaps <= effort.gap_ratio * gaps[:, :1]) & gaps.isfinite()
     tried[:, 0] = True
     image, place = tried.nonzero(as_tuple=True)
     return image, rivals.gather(1, order)[image, place]
 
 
-def _schedule(effort: Effort) -> Iterator[tuple[float, float, float]]:
+def _schedule(effort: Effort, norm: str) -> Iterator[tuple[float, float, float]]:
     """Step by step: length of the descent step, momentum, and how far the ball reaches beyond the boundary."""
     long_steps = round(effort.steps / 3)
     for step in range(effort.steps):
         annealed = max(0, step - long_steps) / (effort.steps - long_steps - 1)
         length = MIDDLE_LENGTH * (effort.last_length / MIDDLE_LENGTH) ** annealed
         momentum = FIRST_MOMENTUM + (LAST_MOMENTUM - FIRST_MOMENTUM) * step / (effort.steps - 1)
-        yield FIRST_LENGTH if step < long_steps else length, momentum, REACH * max(0.0, 1 - step / long_steps)
+        yield FIRST_LENGTH if step < long_steps else length, momentum, REACH[norm] * max(0.0, 1 - step / long_steps)
 
 
 def _descend(task: _Task, pairs: tuple[Tensor, Tensor], start: Tensor, nearest: _Crossings) -> None:
@@ -190,7 +202,7 @@ def _descend(task: _Task, pairs: tuple[Tensor, Tensor], start: Tensor, nearest: 
     average, radius = torch.zeros_like(delta), vector_norm(delta, task.norm)
     diameter = vector_norm(torch.ones_like(task.inputs[:1]), task.norm)
     least_crossing = diameter.expand(len(image))
-    for step, (length, momentum, reach) in enumerate(_schedule(task.effort)):
+    for step, (length, momentum, reach) in enumerate(_schedule(task.effort, task.norm)):
         point, own = (clean + delta).clamp_(0, 1), task.labels[image]
         low_precision = task.bf16 and 3 * step < 2 * task.effort.steps
         logits, gap, gradient = _gap_and_gradient(task.model, point, own, rival, low_precision)

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import OptimizeResult
 from torch import Tensor, nn
 
 from margincons.attacks.result import STRETCHES, AttackResult, leads_clearly, rival_lead, step_outwards
 from margincons.certificates.boxes import Ball, whole_box_radius
 from margincons.certificates.branching import surviving_boxes
 from margincons.certificates.certified import certified_radius, class_gaps
+from margincons.certificates.least_distance import least_distance
 from margincons.certificates.nearby import nearby_adversarial
-from margincons.certificates.program import INFEASIBLE, add_radius, encode, tighten
-from margincons.certificates.projection import nearest_in_region
+from margincons.certificates.program import tighten
 from margincons.certificates.relu_graph import ReluGraph
 from margincons.certificates.tracing import relu_graph
 from margincons.threat import check_images, check_norm, per_item, vector_norm
@@ -149,47 +148,8 @@ def _search_class(
         boxes = tighten(graph, ball, boxes, form.numpy(), deadline=deadline)
     if boxes is None:
         return ball.radius.item(), None
-    found, tangents = None, np.empty((0, ball.centre.numel()))
-    while (left := deadline - time.monotonic()) > 0:
-        encoding = encode(graph, ball, boxes, exact=True)
-        distance = add_radius(encoding, ball, tangents)
-        encoding.program.require(form.numpy()[None] @ encoding.logits)
-        result = encoding.program.minimise(distance, time_limit=left)
-        if result.status == INFEASIBLE:
-            return ball.radius.item(), found
-        lower = max(lower, _dual_bound(result))
-        if result.x is None:
-            break
-        point = torch.from_numpy(result.x[: ball.centre.numel()]).view_as(ball.centre)
-        if ball.norm == "L2":
-            point = nearest_in_region(graph, ball, form, point)
-        point = _settle(graph, ball.centre, point, form)
-        length = vector_norm(point - ball.centre, ball.norm)
-        if length <= ball.radius and graph(point)[0] @ form <= LEVEL:
-            found, ball = point, Ball(ball.centre, length, ball.norm)
-        if ball.norm != "L2" or ball.radius - lower <= AGREEMENT:
-            break
-        tangents = np.vstack([tangents, ((point - ball.centre) / length).flatten().numpy()])
-    return lower, found
-
-
-def _dual_bound(result: OptimizeResult) -> float:
-    if result.mip_dual_bound is not None:
-        return result.mip_dual_bound
-    return result.fun if result.status == 0 else 0.0  # an LP: no switch was needed
-
-
-def _settle(graph: ReluGraph, centre: Tensor, point: Tensor, form: Tensor) -> Tensor:
-    """Make good what the solver's tolerance left of the gap: outwards, or downhill where pixels are at their end."""
-    with torch.enable_grad():
-        watched = point.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(graph(watched)[0] @ form, watched)
-    steps = torch.tensor([0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5], dtype=point.dtype).view(-1, 1, 1, 1)
-    outwards = point + steps * (point - centre)
-    downhill = point - steps * slope / slope.norm().clamp_min(torch.finfo(slope.dtype).tiny)
-    candidates = torch.stack([outwards, downhill], dim=1).flatten(0, 1).clamp(0, 1)
-    settled = (graph(candidates) @ form <= LEVEL).nonzero()[:, 0]
-    return candidates[settled[:1]] if len(settled) else point.clamp(0, 1)
+    outcome = least_distance(graph, ball, boxes, form, lower=lower, deadline=deadline)
+    return outcome.lower, outcome.point
 
 
 def _push_over(model: nn.Module, inputs: Tensor, incumbent: Tensor, labels: Tensor) -> Tensor:

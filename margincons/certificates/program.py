@@ -1,9 +1,8 @@
-"""A ReLU network as a mixed-integer linear program, or as its relaxation, for one image.
+"""The linear relaxation of a ReLU network round one image, as a linear program.
 
-Source: Tjeng, Xiao, Tedrake, 2019, arXiv:1711.07356. A ReLU whose input z has a known sign is linear and costs
-nothing. Any other, with z in [l, u], becomes a variable a >= max(z, 0), which a switch s in {0, 1} holds down:
-a <= u s and a <= z - l (1 - s). The relaxation has the chord a <= u (z - l) / (u - l) in place of the switch.
-The tighter l and u, the fewer the switches and the better the relaxation; so LPs tighten them first.
+Source: Ehlers, 2017, arXiv:1705.01320. A ReLU whose input z has a known sign is linear and costs nothing. Any other,
+with z in [l, u], becomes a variable a >= max(z, 0) under the chord a <= u (z - l) / (u - l). The tighter l and u, the
+better the relaxation; so linear programs tighten them first.
 """
 
 import time
@@ -28,15 +27,13 @@ class Program:
 
     lower: list[float] = field(default_factory=list)
     upper: list[float] = field(default_factory=list)
-    integer: list[bool] = field(default_factory=list)
     rows: list[NDArray] = field(default_factory=list)  # each (1 + variables so far,), the constant first
 
-    def add_variables(self, lower: NDArray, upper: NDArray, *, integer: bool = False) -> NDArray:
+    def add_variables(self, lower: NDArray, upper: NDArray) -> NDArray:
         """Append variables and return them as expressions, (m, 1 + variables)."""
         first = len(self.lower)
         self.lower += list(lower)
         self.upper += list(upper)
-        self.integer += [integer] * len(lower)
         return np.eye(len(lower), 1 + first + len(lower), 1 + first)
 
     def require(self, *expressions: NDArray) -> None:
@@ -44,18 +41,19 @@ class Program:
         for expression in expressions:
             self.rows += list(expression)
 
-    def minimise(self, expression: NDArray, *, time_limit: float = np.inf) -> OptimizeResult:
-        """Minimise an expression, (1 + variables,); its constant is left out of the result."""
+    def minimise(self, expression: NDArray) -> OptimizeResult:
+        """Minimise an expression, (1 + variables,), its constant included in the result's ``fun``."""
         width = 1 + len(self.lower)
-        rows = np.stack([pad(row, width) for row in self.rows])
-        options = {"mip_rel_gap": 1e-9, "presolve": False}  # HiGHS 1.12's presolve has cut off true optima here
-        return milp(
+        rows = np.stack([pad(row, width) for row in self.rows]) if self.rows else np.zeros((0, width))
+        result = milp(
             pad(expression, width)[1:],
             constraints=LinearConstraint(csc_array(rows[:, 1:]), -np.inf, -rows[:, 0]),
             bounds=Bounds(self.lower, self.upper),
-            integrality=np.array(self.integer, dtype=int),
-            options=options | ({"time_limit": time_limit} if time_limit < np.inf else {}),
+            options={"presolve": False},  # it takes longer than the simplex
         )
+        if result.x is not None:
+            result.fun += expression[0]
+        return result
 
 
 @dataclass(frozen=True)
@@ -64,20 +62,20 @@ class Encoding:
 
     program: Program
     pixels: NDArray  # (d, 1 + d)
-    relu_inputs: dict[int, NDArray]  # (m, 1 + variables before) each
+    relu_inputs: dict[int, NDArray]  # by node, (m, 1 + variables so far) each
+    relu_outputs: dict[int, NDArray]  # by the same nodes
     logits: NDArray  # (k, 1 + variables)
 
 
-def encode(graph: ReluGraph, ball: Ball, boxes: dict[int, Interval], *, exact: bool) -> Encoding:
-    """Write the images of the box round a ball, and what the network makes of them, as a program.
+def encode(graph: ReluGraph, ball: Ball, boxes: dict[int, Interval]) -> Encoding:
+    """Write the images of the box round a ball, and the relaxation of what the network makes of them, as a program.
 
     Args:
         graph: The network.
         ball: Round one image.
         boxes: Bounds of the inputs of every ReLU.
-        exact: Give every unstable ReLU a switch; without, the relaxation.
     """
-    program, relu_inputs = Program(), {}
+    program, relu_inputs, relu_outputs = Program(), {}, {}
     pixels = program.add_variables(*_ends(ball.box))
     values = [_as_values(pixels, graph.nodes[0].shape)]
     for node in graph.nodes[1:]:
@@ -88,10 +86,10 @@ def encode(graph: ReluGraph, ball: Ball, boxes: dict[int, Interval], *, exact: b
             units = np.flatnonzero((low < 0) & (high > 0))
             relu_inputs[node.inputs[0]] = inputs
             program.require(*_between(inputs, low, high))  # a sign may be known only of where the class is left
-            outputs = _relu(program, inputs[units], low[units, None], high[units, None], exact=exact)
-            width = outputs.shape[1]
-            merged = pad(inputs * (low >= 0)[:, None], width)
+            outputs = _relax(program, inputs[units], low[units, None], high[units, None])
+            merged = pad(inputs * (low >= 0)[:, None], outputs.shape[1])
             merged[units] = outputs
+            relu_outputs[node.inputs[0]] = merged
             values.append(_as_values(merged, node.shape))
         elif isinstance(node.layer, Add):
             width = max(len(value) for value in sources)
@@ -100,22 +98,15 @@ def encode(graph: ReluGraph, ball: Ball, boxes: dict[int, Interval], *, exact: b
             value = node.layer.linear(sources[0])
             value[0] += node.layer.bias
             values.append(value)
-    return Encoding(program, pixels, relu_inputs, values[-1].numpy().T)
+    return Encoding(program, pixels, relu_inputs, relu_outputs, values[-1].numpy().T)
 
 
-def _relu(program: Program, inputs: NDArray, low: NDArray, high: NDArray, *, exact: bool) -> NDArray:
+def _relax(program: Program, inputs: NDArray, low: NDArray, high: NDArray) -> NDArray:
     outputs = program.add_variables(np.zeros(len(low)), high[:, 0])
     inputs = pad(inputs, outputs.shape[1])
-    program.require(inputs - outputs)
-    one = np.eye(1, outputs.shape[1])
-    if not exact:
-        program.require(outputs - high / (high - low) * (inputs - low * one))
-        return outputs
-    switches = program.add_variables(np.zeros(len(low)), np.ones(len(low)), integer=True)
-    width = switches.shape[1]
-    program.require(pad(outputs, width) - high * switches)
-    program.require(pad(outputs - inputs + low * one, width) - low * switches)
-    return pad(outputs, width)
+    chord = high / (high - low) * (inputs - low * np.eye(1, outputs.shape[1]))
+    program.require(inputs - outputs, outputs - chord)
+    return outputs
 
 
 def add_radius(encoding: Encoding, ball: Ball, tangents: NDArray | None = None) -> NDArray:
@@ -159,7 +150,7 @@ def tighten(
     """
     boxes = dict(boxes)
     for index in graph.relu_inputs:
-        encoding = encode(graph, ball, boxes, exact=False)
+        encoding = encode(graph, ball, boxes)
         if ball.norm == "L1":
             add_radius(encoding, ball)
         encoding.program.require(form[None] @ encoding.logits)
@@ -173,9 +164,9 @@ def tighten(
             if INFEASIBLE in (below.status, above.status):
                 return None
             if below.status == 0:
-                low[unit] = max(low[unit], expression[0] + below.fun - SLACK)
+                low[unit] = max(low[unit], below.fun - SLACK)
             if above.status == 0:
-                high[unit] = min(high[unit], expression[0] - above.fun + SLACK)
+                high[unit] = min(high[unit], -above.fun + SLACK)
         shape = boxes[index].lower.shape
         boxes[index] = Interval(torch.from_numpy(low).view(shape), torch.from_numpy(high).view(shape))
     return boxes

@@ -36,7 +36,7 @@ def nearest_in_region(graph: ReluGraph, ball: Ball, form: Tensor, point: Tensor)
         index: Interval(torch.where(on, 0.0, -torch.inf), torch.where(on, torch.inf, 0.0))
         for index, on in signs.items()
     }
-    encoding = encode(graph, ball, fixed, exact=False)
+    encoding = encode(graph, ball, fixed)
     outside = [  # each at most 0 inside
         np.where(on.flatten().numpy(), -1.0, 1.0)[:, None] * encoding.relu_inputs[index] for index, on in signs.items()
     ]
