@@ -15,6 +15,7 @@ from margincons.certificates import exact_margins
 from margincons.classifier import Classifier
 from margincons.data import load_images
 from margincons.errors import PixelRangeError, RecordError, ShapeError, UnknownNameError, UsageError
+from margincons.margins import input_margins
 from margincons.measure import choose_device, measure, measure_again, measure_images, obtain, record_folder
 from margincons.records import read_record, shipped_records
 from margincons.scores import SCORES, all_scores
@@ -111,7 +112,7 @@ def test_a_row_holds_the_images_scores_margin_and_how_far_its_features_moved():
     assert table["predicted"].tolist() == outputs.predicted.tolist()
     for name, values in all_scores(outputs, classifier.head, norm="L2").items():
         assert_close(torch.tensor(table[name].to_numpy()), values)
-    bounds = room.input_margins(model, images.inputs, norm="L2", effort="fast", indices=torch.arange(6))
+    bounds = input_margins(model, images.inputs, norm="L2", effort="fast", indices=torch.arange(6))
     assert_close(torch.tensor(table["upper"].to_numpy()), bounds.upper)
     moved = vector_norm(classifier.features(bounds.adversarial) - outputs.features, "L2")
     assert_close(torch.tensor(table["feature_distance"].to_numpy()), moved)

@@ -36,7 +36,7 @@ class Effort:
     slack: tuple[float, ...]  # after each of the first steps: how much farther than the nearest a rival may seem
     gap_ratio: float  # and none whose gap, over the distance of the head's rows, is so many times the least
     last_length: float  # of a descent step, in radii
-    restarts: int = 0  # further searches, from random points of the best ball
+    restarts: int = 0  # further searches, each from the best perturbation with half of its pixels drawn anew
 
 
 EFFORTS = {
@@ -125,7 +125,7 @@ def search(
     _descend(task, pairs, torch.zeros_like(inputs), nearest)
     for restart in range(1, task.effort.restarts + 1):
         draws = uniform(inputs.shape[1:], seed=seed, indices=indices, restart=restart, device=inputs.device)
-        _descend(task, pairs, project(2 * draws.to(inputs) - 1, nearest.radius.clamp(max=1), norm), nearest)
+        _descend(task, pairs, _shaken(nearest, draws.to(inputs), norm), nearest)
     _stretch_misses(task, nearest)
     candidates = _line_search(task, nearest)
     return torch.where(per_item(rival_lead(logits, labels) > 0, inputs), inputs, candidates)
@@ -166,6 +166,13 @@ class _Crossings:
         self.gap = torch.where(nearer, gap[pair], self.gap)
         self.rate = torch.where(nearer, rate[pair], self.rate)
         self.delta = torch.where(per_item(nearer, delta), delta[pair], self.delta)
+
+
+def _shaken(nearest: _Crossings, draws: Tensor, norm: str) -> Tensor:
+    """The best perturbations with half of their pixels drawn anew; (n, c, h, w). `draws` are uniform in [0, 1)."""
+    kept = draws < 0.5
+    fresh = torch.where(kept, 0, 4 * draws - 3)  # uniform in [-1, 1)
+    return torch.where(kept, nearest.delta, project(fresh, nearest.radius.clamp(max=1), norm))
 
 
 def _nearest_rivals(logits: Tensor, labels: Tensor, head: Head | None, effort: Effort) -> tuple[Tensor, Tensor]:

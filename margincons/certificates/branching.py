@@ -18,7 +18,13 @@ EMPTY = 1e-9  # by which a lower bound must exceed an upper one to prove a branc
 
 
 def surviving_boxes(
-    graph: ReluGraph, ball: Ball, form: Tensor, *, most: int, deadline: float
+    graph: ReluGraph,
+    ball: Ball,
+    form: Tensor,
+    *,
+    most: int,
+    deadline: float,
+    limits: dict[int, Interval] | None = None,
 ) -> dict[int, Interval] | None:
     """Bound every ReLU's input over the part of a ball where a linear form of the logits may be at most 0.
 
@@ -28,6 +34,7 @@ def surviving_boxes(
         form: Coefficients on the logits, (k,).
         most: Branches at which to stop splitting.
         deadline: Time (monotonic) at which to stop splitting.
+        limits: What is demanded of ReLU inputs from the start.
 
     Returns:
         Boxes round all surviving branches, by ReLU input; None where the form is positive on the whole ball.
@@ -35,7 +42,9 @@ def surviving_boxes(
     if not graph.relu_inputs:
         return {}
     units = sum(graph.size(index) for index in graph.relu_inputs)
-    low, high = ball.centre.new_full((2, 1, units), torch.inf).mul(torch.tensor([-1.0, 1.0]).view(2, 1, 1)).unbind()
+    low, high = ball.centre.new_full((1, units), -torch.inf), ball.centre.new_full((1, units), torch.inf)
+    if limits is not None:
+        low, high = _flat(graph, limits)
     settled_low, settled_high = low[:0], high[:0]  # branches without an unstable ReLU cannot be split
     while len(low):
         many = Ball(ball.centre.expand(len(low), -1, -1, -1), ball.radius.expand(len(low)), ball.norm)
@@ -43,8 +52,7 @@ def surviving_boxes(
         losses: dict[int, Tensor] = {}
         last = len(graph.nodes) - 1
         bound = lower_bound(graph, many, boxes, last, form.expand(len(low), 1, -1), losses=losses)[:, 0]
-        low = torch.cat([boxes[index].lower.flatten(1) for index in graph.relu_inputs], dim=1)
-        high = torch.cat([boxes[index].upper.flatten(1) for index in graph.relu_inputs], dim=1)
+        low, high = _flat(graph, boxes)
         cost = torch.cat([losses[index].flatten(1) for index in graph.relu_inputs], dim=1)
         alive = (bound <= 0) & (low <= high + EMPTY).all(dim=1)
         low, high, cost = low[alive], high[alive], cost[alive]
@@ -59,6 +67,11 @@ def surviving_boxes(
     if len(settled_low) == 0:
         return None
     return _by_node(graph, settled_low.amin(dim=0, keepdim=True), settled_high.amax(dim=0, keepdim=True))
+
+
+def _flat(graph: ReluGraph, boxes: dict[int, Interval]) -> tuple[Tensor, Tensor]:
+    lower, upper = zip(*((boxes[index].lower, boxes[index].upper) for index in graph.relu_inputs), strict=True)
+    return torch.cat([end.flatten(1) for end in lower], dim=1), torch.cat([end.flatten(1) for end in upper], dim=1)
 
 
 def _by_node(graph: ReluGraph, low: Tensor, high: Tensor) -> dict[int, Interval]:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from margincons.certificates.boxes import Ball, Interval
-from margincons.certificates.branching import EMPTY
-from margincons.certificates.crown import crown_boxes
+from margincons.certificates.branching import surviving_boxes
 from margincons.certificates.program import INFEASIBLE, Encoding, add_radius, encode
 from margincons.certificates.projection import nearest_in_region
 from margincons.certificates.relu_graph import ReluGraph
 from margincons.threat import vector_norm
 
 CLOSED = 1e-7  # gap of bound and incumbent at which a search ends, and error of a ReLU that counts as none
+FEW = 64  # branches without linear programs, inside one with
 LEVEL = 1e-9  # gap of two logits that counts as none: double precision's, summed over layers
 
 
@@ -73,9 +73,9 @@ def least_distance(
             found, ball = point, Ball(ball.centre, length, ball.norm)
         if error >= CLOSED:
             for half in _halves(boxes, index, unit):
-                narrowed = crown_boxes(graph, ball, limits=half)
-                if all((narrowed[place].lower <= narrowed[place].upper + EMPTY).all() for place in half):
-                    heapq.heappush(branches, (lower, next(order), {place: narrowed[place] for place in half}))
+                narrowed = surviving_boxes(graph, ball, form, most=FEW, deadline=deadline, limits=half)
+                if narrowed is not None:
+                    heapq.heappush(branches, (lower, next(order), narrowed))
         elif ball.norm == "L2" and length > lower + CLOSED:
             tangents = np.vstack([tangents, ((point - ball.centre) / length).flatten().numpy()])
             heapq.heappush(branches, (lower, next(order), boxes))

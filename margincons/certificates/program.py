@@ -27,7 +27,7 @@ class Program:
 
     lower: list[float] = field(default_factory=list)
     upper: list[float] = field(default_factory=list)
-    rows: list[NDArray] = field(default_factory=list)  # each (1 + variables so far,), the constant first
+    rows: list[NDArray] = field(default_factory=list)  # blocks (m, 1 + variables so far), the constant first
 
     def add_variables(self, lower: NDArray, upper: NDArray) -> NDArray:
         """Append variables and return them as expressions, (m, 1 + variables)."""
@@ -38,13 +38,12 @@ class Program:
 
     def require(self, *expressions: NDArray) -> None:
         """Demand that expressions, (m, 1 + variables) each, be at most 0."""
-        for expression in expressions:
-            self.rows += list(expression)
+        self.rows += expressions
 
     def minimise(self, expression: NDArray) -> OptimizeResult:
         """Minimise an expression, (1 + variables,), its constant included in the result's ``fun``."""
         width = 1 + len(self.lower)
-        rows = np.stack([pad(row, width) for row in self.rows]) if self.rows else np.zeros((0, width))
+        rows = np.concatenate([pad(block, width) for block in self.rows])
         result = milp(
             pad(expression, width)[1:],
             constraints=LinearConstraint(csc_array(rows[:, 1:]), -np.inf, -rows[:, 0]),
