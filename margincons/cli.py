@@ -32,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MarginError as error:
         print(f"margincons: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stdout = None
+        return 0
     except OSError as error:  # a full disk, a folder that may not be written to
         print(f"margincons: {error}", file=sys.stderr)
         return 1
@@ -163,7 +166,9 @@ def _parser() -> argparse.ArgumentParser:
 
     measure = command("measure", _measure, "Measure the margins of networks on images and keep them as records.")
     measure.add_argument("models", nargs="+", metavar="MODEL", help="an id of the zoo, or path/to/file.py:function")
-    measure.add_argument("--data", required=True, help="digits, cifar10, cifar100, imagenet, an .npz or a folder")
+    measure.add_argument(
+        "--data", required=True, help="digits, cifar10, cifar100, imagenet, an .npz with x and y, or a folder"
+    )
     measure.add_argument("--norm", default="Linf", help="Linf (default), L2 or L1")
     measure.add_argument(
         "--attack",

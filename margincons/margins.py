@@ -13,7 +13,7 @@ from margincons.attacks.minimum_norm import minimum_norm
 from margincons.attacks.pgd import pgd
 from margincons.attacks.result import AttackResult
 from margincons.errors import UnknownNameError
-from margincons.passes import CountPasses
+from margincons.passes import CountPasses, evaluating
 from margincons.threat import check_images, check_norm
 
 EFFORTS = ("fast", "standard", "fine", "exhaustive")
@@ -141,12 +141,13 @@ def _run(
 ) -> MarginBounds:
     check_images(inputs)
     fixed = _options_of(name, method, effort)
-    with torch.no_grad():
-        predicted = model(inputs).argmax(dim=1)
-    taken = inspect.signature(method.run).parameters  # FAB in the paper's setting, say, has no use for indices
-    options = {key: value for key, value in options.items() if key in taken}
-    counted = CountPasses(model)
-    result = method.run(counted, inputs, predicted, **options, **fixed)
+    with evaluating(model):
+        with torch.no_grad():
+            predicted = model(inputs).argmax(dim=1)
+        taken = inspect.signature(method.run).parameters  # FAB in the paper's setting, say, has no use for indices
+        options = {key: value for key, value in options.items() if key in taken}
+        counted = CountPasses(model)
+        result = method.run(counted, inputs, predicted, **options, **fixed)
     passes = torch.ones(len(inputs)) / max(1, len(inputs))
     return MarginBounds(
         upper=result.upper,

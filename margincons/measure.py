@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -85,6 +86,7 @@ def measure(
         "model": _portable(model_id),
         "weights_sha256": state_sha256(model),
         "data": images.name,
+        "images": len(images),
         "data_sha256": images.checksum(),
         "decoding": images.decoding,
         "norm": norm,
@@ -189,10 +191,12 @@ def measure_again(table: pd.DataFrame, rows: Sequence[int]) -> pd.DataFrame:
         Columns "index", "recorded", "live" (input margins) and "ratio" (live over recorded), one row per image.
 
     Raises:
-        RecordError: If the network's weights are not those of the record.
+        RecordError: If the network's weights, or the images, are not those of the record.
     """
     settings = table.attrs["settings"]
-    images = load_images(settings["data"].split("/")[0])
+    images = load_images(settings["data"].split("/")[0], n=settings.get("images"))
+    if settings.get("images") and images.checksum() != settings["data_sha256"]:
+        raise RecordError(f"Expected the images that the record was measured on, those of {settings['data']} changed.")
     model = load_model(settings["model"])
     if state_sha256(model) != settings["weights_sha256"]:
         raise RecordError(
@@ -201,13 +205,13 @@ def measure_again(table: pd.DataFrame, rows: Sequence[int]) -> pd.DataFrame:
     classifier = Classifier(model, images.inputs[:2])
     chosen = table.iloc[list(rows)]
     live = measure_batch(classifier, images, torch.tensor(chosen["index"].tolist()), settings)
-    recorded = chosen["upper"].to_numpy()
+    recorded, again = chosen["upper"].to_numpy(), live["upper"].to_numpy()
     return pd.DataFrame(
         {
             "index": chosen["index"].to_numpy(),
             "recorded": recorded,
-            "live": live["upper"].to_numpy(),
-            "ratio": live["upper"].to_numpy() / recorded,
+            "live": again,
+            "ratio": np.divide(again, recorded, out=np.ones_like(again), where=again != recorded),
         }
     )
 

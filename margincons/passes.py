@@ -46,6 +46,18 @@ class CountPasses(nn.Module):
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode, and each of its modules back into its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
 def verification(model: nn.Module) -> Iterator[None]:
     """Count the passes made in here as verification, not as search; a network that does not count is left alone."""
     counting = isinstance(model, CountPasses)

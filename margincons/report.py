@@ -1,5 +1,6 @@
 """A table of consistency and detection, one row per record: what `margincons report` prints and pages show."""
 
+import contextlib
 from collections.abc import Mapping
 
 import pandas as pd
@@ -21,24 +22,25 @@ def report(
         margin: The column that holds the margin.
 
     Returns:
-        A table of `margincons.intervals.Estimate`; empty cells where a statistic is not defined, such as an AUROC
-        where no image is brittle.
+        A table of `margincons.intervals.Estimate`; empty cells where a statistic is not defined: an AUROC where no
+        image is brittle, a tau where an attack had a budget. "60 of 800" images: the record is not finished.
     """
     rows = {name: _row(table, epsilon, score, margin) for name, table in tables.items()}
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
 
 
 def _row(table: pd.DataFrame, epsilon: float, score: str, margin: str) -> dict[str, object]:
-    row: dict[str, object] = {"images": len(table)}
-    try:
-        row["tau"] = consistency(table, score=score, margin=margin).tau
-    except DegenerateError:
-        row["tau"] = None
-    try:
-        found = detection(table, epsilon=epsilon, score=score, margin=margin)
-        row |= {"AUROC": found.auroc, "AUPR": found.aupr, "FPR@95TPR": found.fpr95}
-    except DegenerateError:
-        row |= dict.fromkeys(("AUROC", "AUPR", "FPR@95TPR"))
+    settings = table.attrs.get("settings", {})
+    planned, budget = settings.get("images", len(table)), settings.get("epsilon")
+    row: dict[str, object] = {"images": len(table) if len(table) >= planned else f"{len(table)} of {planned}"}
+    row |= dict.fromkeys(("tau", "AUROC", "AUPR", "FPR@95TPR"))
+    with contextlib.suppress(DegenerateError):
+        if budget is None:  # distances found within a budget are not margins
+            row["tau"] = consistency(table, score=score, margin=margin).tau
+    with contextlib.suppress(DegenerateError):
+        if budget in (None, epsilon):  # nor do they say who is brittle at another epsilon
+            found = detection(table, epsilon=epsilon, score=score, margin=margin)
+            row |= {"AUROC": found.auroc, "AUPR": found.aupr, "FPR@95TPR": found.fpr95}
     row["brittle"] = brittle_share(table, epsilon=epsilon, margin=margin)
     row["clean accuracy"] = clean_accuracy(table)
     row["robust accuracy"] = robust_accuracy(table, epsilon=epsilon, margin=margin)

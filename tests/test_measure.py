@@ -83,7 +83,7 @@ def test_a_damaged_shard_is_put_aside_and_measured_again(tmp_path, whole):
         ({"attack": "fgsm", "effort": "standard"}, "attack='fgsm', it has 'pgd'"),
         ({"norm": "L2"}, "norm='L2', it has 'Linf'"),
         ({"batch_size": 2}, "batch_size=2, it has 3"),
-        ({"limit": 7}, "data_sha256="),
+        ({"limit": 7}, "images="),
     ],
 )
 def test_a_folder_that_holds_another_measurement_is_refused_and_left_alone(tmp_path, change, text):

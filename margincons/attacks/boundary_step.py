@@ -92,7 +92,7 @@ def shrink_in_box(deltas: Tensor, *, inputs: Tensor, radius: Tensor) -> Tensor:
     """Project perturbations onto the part of an l_1 ball that is in the pixel box.
 
     The nearest such point takes the same amount off every pixel, down to 0 and up to the end of its range;
-    bisection finds the amount.
+    bisection finds the amount, 0 where the ball is large enough.
 
     Args:
         deltas: Perturbations (n, c, h, w), of any size.
@@ -104,12 +104,11 @@ def shrink_in_box(deltas: Tensor, *, inputs: Tensor, radius: Tensor) -> Tensor:
     """
     room, size = torch.where(deltas > 0, 1 - inputs, inputs), deltas.abs()
     low, high = torch.zeros_like(radius), vector_norm(deltas, "Linf")
-    too_long = vector_norm(torch.minimum(size, room), "L1") > radius
     for _ in range(SHRINK_ROUNDS):
         middle = (low + high) / 2
         longer = vector_norm(_shrunk(size, middle, room), "L1") > radius
         low, high = torch.where(longer, middle, low), torch.where(longer, high, middle)
-    return deltas.sign() * _shrunk(size, high * too_long, room)
+    return deltas.sign() * _shrunk(size, high, room)
 
 
 def _shrunk(size: Tensor, by: Tensor, room: Tensor) -> Tensor:

@@ -119,16 +119,14 @@ def search(
         settings = replace(settings, steps=L1_STEPS * settings.steps, slack=longer)
     task = _Task(model=model, inputs=inputs, labels=labels, norm=norm, effort=settings, bf16=bf16)
     indices = torch.arange(len(inputs)) if indices is None else indices
-    logits = model(inputs)
-    pairs = _nearest_rivals(logits, labels, Classifier(model, inputs[:1]).head, task.effort)
+    pairs = _nearest_rivals(model(inputs), labels, Classifier(model, inputs[:1]).head, task.effort)
     nearest = _Crossings.none_yet(inputs)
     _descend(task, pairs, torch.zeros_like(inputs), nearest)
     for restart in range(1, task.effort.restarts + 1):
         draws = uniform(inputs.shape[1:], seed=seed, indices=indices, restart=restart, device=inputs.device)
         _descend(task, pairs, _shaken(nearest, draws.to(inputs), norm), nearest)
     _stretch_misses(task, nearest)
-    candidates = _line_search(task, nearest)
-    return torch.where(per_item(rival_lead(logits, labels) > 0, inputs), inputs, candidates)
+    return _line_search(task, nearest)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,8 +32,6 @@ class AttackResult:
     ) -> "AttackResult":
         """Believe nothing: pass the candidates through the network again and measure them again.
 
-        An image that `labels` already misclassifies counts as its own witness at distance 0.
-
         Args:
             model: Maps images (n, c, h, w) to logits (n, k).
             inputs: Clean images (n, c, h, w) in [0, 1].
@@ -100,6 +98,9 @@ def step_outwards(model: nn.Module, inputs: Tensor, candidates: Tensor, labels: 
 @torch.no_grad()
 def _is_witness_everywhere(model: nn.Module, candidates: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     logits = model(candidates)
-    other_size = max(1, len(candidates) // 2 - 1)  # reversed and cut elsewhere: other neighbours, another size
-    again = torch.cat([model(part) for part in candidates.flip(0).split(other_size)]).flip(0)
+    if len(candidates) == 1:
+        again = model(candidates.repeat(3, 1, 1, 1))[:1]
+    else:
+        other_size = max(1, len(candidates) // 2 - 1)  # reversed and cut elsewhere: other neighbours, another size
+        again = torch.cat([model(part) for part in candidates.flip(0).split(other_size)]).flip(0)
     return leads_clearly(logits, labels) & leads_clearly(again, labels), logits.argmax(dim=1)

@@ -199,22 +199,38 @@ def test_an_image_on_the_boundary_has_a_witness_next_to_it():
 
 def test_an_image_that_is_misclassified_already_is_its_own_witness(network, digits):
     labels = (network(digits).argmax(dim=1) + 1) % 10
-    result = minimum_norm(network, digits, labels)
+    result = minimum_norm(network, digits, labels, effort="fast")
     assert (result.upper == 0).all() and (result.adversarial == digits).all()
 
 
 def test_gradients_that_are_not_finite_do_not_spoil_the_search():
     class Rooted(nn.Module):
-        """The root has an infinite slope at 0, where many pixels are, and 0 times infinity is not a number."""
+        """The root's slope at 0 is infinite, and times a weight of 0 it is not a number."""
 
         def forward(self, inputs):
             pixels = inputs.flatten(1)
-            return torch.stack([pixels.mean(dim=1) * 2, 1 - 0.1 * pixels.clamp(min=0).sqrt().mean(dim=1)], dim=1)
+            weights = (torch.arange(pixels.shape[1]) % 2).float()
+            roots = (pixels * weights).sqrt().mean(dim=1)
+            return torch.stack([2 * pixels.mean(dim=1), 1 - 0.1 * roots], dim=1)
 
     images = some_images(20, (1, 4, 4), seed=0)
-    result, labels = attack(Rooted(), images)
-    assert result.success.all()
-    assert (Rooted()(result.adversarial).argmax(dim=1) != labels).all()
+    images.requires_grad_()
+    assert not torch.autograd.grad(Rooted()(images).sum(), images)[0].isfinite().all()
+    for norm in NORMS:
+        result, labels = attack(Rooted(), images.detach(), norm=norm)
+        assert (Rooted()(result.adversarial).argmax(dim=1) != labels)[result.success].all()
+        assert result.success.float().mean() >= 0.9
+
+
+def test_an_image_whose_search_never_crossed_is_pushed_on_along_its_last_perturbation(network, digits):
+    labels = network(digits).argmax(dim=1)
+    known = minimum_norm(network, digits, labels)
+    task = module._Task(model=network, inputs=digits, labels=labels, norm="Linf", effort=EFFORTS["fast"], bf16=False)
+    nearest = module._Crossings.none_yet(digits)
+    nearest.delta = 0.8 * (known.adversarial - digits)
+    module._stretch_misses(task, nearest)
+    assert (nearest.radius < 1.7 * known.upper).all() and (nearest.gap < 0).all()
+    assert_close(nearest.radius, vector_norm(nearest.delta, "Linf"))
 
 
 def test_the_place_in_the_batch_hardly_matters(network, digits):
@@ -266,7 +282,11 @@ def test_rivals_are_ranked_by_distance_and_not_by_gap():
 
 def test_a_search_in_bfloat16_is_still_verified_and_nearly_as_tight(network, digits):
     full, labels = attack(network, digits)
+    seen = []
+    hook = network.register_forward_hook(lambda module, inputs, logits: seen.append(logits.dtype))
     low, _ = attack(network, digits, bf16=True)
+    hook.remove()
+    assert torch.bfloat16 in seen and seen[-1] == torch.float32
     assert (network(low.adversarial).argmax(dim=1) != labels).all()
     assert low.upper.mean() < 1.05 * full.upper.mean()
 
