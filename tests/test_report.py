@@ -7,6 +7,7 @@ import pytest
 from margincons.consistency import consistency
 from margincons.detection import clean_accuracy, detection, robust_accuracy
 from margincons.errors import MissingColumnError, UnknownNameError
+from margincons.records import read_record
 from margincons.report import report
 
 
@@ -60,3 +61,17 @@ def test_another_score_may_be_asked_for_and_a_missing_one_is_an_error():
         report({"a": table}, epsilon=0.3, score="energy")
     with pytest.raises(UnknownNameError, match="Unknown score"):
         report({"a": table}, epsilon=0.3, score="nonsense")
+
+
+def test_distances_within_a_budget_are_given_no_tau_and_no_detection_at_another_epsilon():
+    table = read_record("digits/mlp/Linf/autoattack")
+    at_budget, elsewhere = (report({"r": table}, epsilon=epsilon).loc["r"] for epsilon in (0.1, 0.05))
+    assert at_budget["tau"] == ""
+    assert at_budget["AUROC"].value > 0.5
+    assert (elsewhere["tau"], elsewhere["AUROC"]) == ("", "")
+
+
+def test_an_unfinished_record_says_how_far_it_got():
+    table = read_record("digits/mlp/Linf/fab_paper").head(60)
+    table.attrs["settings"] = table.attrs["settings"] | {"images": 800}
+    assert report({"r": table}, epsilon=0.1).loc["r", "images"] == "60 of 800"

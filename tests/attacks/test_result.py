@@ -221,3 +221,17 @@ def test_the_lead_is_the_best_other_logit_less_the_own(rows, data):
     labels = data.draw(st.lists(st.integers(0, 2), min_size=len(rows), max_size=len(rows)))
     exact = [max(v for j, v in enumerate(r) if j != y) - r[y] for r, y in zip(rows, labels, strict=True)]
     assert_close(rival_lead(torch.tensor(rows), torch.tensor(labels)), torch.tensor(exact))
+
+
+def test_a_lone_image_is_verified_in_a_second_batch_too():
+    sizes = []
+
+    class Recorder(torch.nn.Module):
+        def forward(self, inputs):
+            sizes.append(len(inputs))
+            return torch.stack([inputs.flatten(1).sum(dim=1), torch.ones(len(inputs))], dim=1)
+
+    image = torch.full((1, 1, 2, 2), 0.2)
+    AttackResult.judge(Recorder(), image, image + 0.2, torch.tensor([1]), norm="Linf")
+    assert sizes[0] == 1
+    assert sizes[1] > 1

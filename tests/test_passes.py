@@ -1,0 +1,54 @@
+import torch
+from torch import nn
+
+from margincons.margins import input_margins
+from margincons.passes import CountPasses, evaluating, verification
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+
+
+def test_every_image_counts_once_in_each_direction_it_passes():
+    counted = CountPasses(network().eval())
+    inputs = torch.rand(5, 1, 2, 2, requires_grad=True)
+    logits = counted(inputs)
+    logits[:, 0].sum().backward(retain_graph=True)
+    logits[:, 1].sum().backward()
+    with torch.no_grad():
+        counted(inputs[:2])
+    assert (counted.forward_images, counted.backward_images, counted.verification_images) == (7, 10, 0)
+
+
+def test_verification_is_counted_apart_and_only_inside_its_block():
+    counted = CountPasses(network().eval())
+    with verification(counted):
+        counted(torch.rand(3, 1, 2, 2))
+    counted(torch.rand(2, 1, 2, 2))
+    assert (counted.forward_images, counted.verification_images) == (2, 3)
+
+
+def test_a_network_that_does_not_count_is_left_alone_by_verification():
+    model = network().eval()
+    with verification(model):
+        assert model(torch.rand(1, 1, 2, 2)).shape == (1, 3)
+
+
+def test_each_module_returns_to_its_own_mode():
+    model = network().train()
+    model[2].eval()
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model] == [True, True, False, True, True, True]
+
+
+def test_a_network_in_training_mode_is_measured_in_eval_mode_and_not_altered():
+    model, inputs = network(), torch.rand(6, 1, 2, 2)
+    expected = input_margins(model.eval(), inputs, effort="fast")
+    model.train()
+    statistics = model[2].running_mean.clone()
+    measured = input_margins(model, inputs, effort="fast")
+    assert model.training
+    assert torch.equal(model[2].running_mean, statistics)
+    assert torch.equal(measured.upper, expected.upper)
