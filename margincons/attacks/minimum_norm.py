@@ -33,8 +33,8 @@ class Effort:
 
     steps: int  # backward passes for an image's nearest rival
     rivals: int  # rivals tried per image, at most
-    slack: tuple[float, ...]  # after each of the first steps: how much farther than the nearest a rival may seem
     gap_ratio: float  # and none whose gap, over the distance of the head's rows, is so many times the least
+    slack: tuple[float, ...]  # after each of the first steps: how much farther than the nearest a rival may seem
     last_length: float  # of a descent step, in radii
     restarts: int = 0  # further searches, each from the best perturbation with half of its pixels drawn anew
 

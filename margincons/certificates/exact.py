@@ -27,6 +27,7 @@ from margincons.threat import check_images, check_norm, per_item, vector_norm
 AGREEMENT = 1e-6  # of dual bound and incumbent, for a margin to be called optimal
 LEVEL = 1e-9  # gap of logits that counts as none: double precision's, summed over layers
 FEW = 8  # unstable ReLUs that the solver deals with faster than LPs can tighten them
+ROUNDS = 2  # of linear programs that tighten bounds before the search
 GROWTH = 1.2  # of the ball while it is found empty; a ball much larger than the margin is slow to search
 MOST = 2048  # branches to split a ball into before the solver takes over
 
@@ -142,7 +143,7 @@ def _search_class(
     """Nearest image of a ball where class ``pair[1]`` is level with class ``pair[0]``, and a bound on its distance."""
     form = graph.gap_forms(torch.tensor([pair[0]]))[0, pair[1]]
     boxes = surviving_boxes(graph, ball, form, most=MOST, deadline=deadline)
-    for _ in range(2):
+    for _ in range(ROUNDS):
         if boxes is None or sum(int(box.unstable.sum()) for box in boxes.values()) <= FEW:
             break
         boxes = tighten(graph, ball, boxes, form.numpy(), deadline=deadline)

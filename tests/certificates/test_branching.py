@@ -8,7 +8,6 @@ from margincons.certificates import relu_graph
 from margincons.certificates.boxes import Ball
 from margincons.certificates.branching import surviving_boxes
 from margincons.certificates.crown import crown_boxes, lower_bound
-from margincons.certificates.program import encode
 
 NORMS = ("Linf", "L2", "L1")
 
@@ -44,15 +43,13 @@ def test_what_survives_holds_every_image_whose_form_is_not_positive(residual, po
         assert (values[index][left] <= boxes[index].upper + 1e-9).all()
 
 
-def test_branching_proves_what_one_relaxation_cannot(residual):
-    """Half-way between what one relaxation proves of a form's least value and what the solver says it is."""
+def test_branching_proves_what_one_relaxation_cannot(residual, points_of):
+    """Half-way between what one relaxation proves of a form's least value and the least that was seen."""
     graph, ball = setting(residual(0), 0.5, "Linf")
     form = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)
     boxes = crown_boxes(graph, ball)
     relaxed = lower_bound(graph, ball, boxes, len(graph.nodes) - 1, form.view(1, 1, -1)).item()
-    encoding = encode(graph, ball, boxes, exact=True)
-    expression = form.numpy() @ encoding.logits
-    least = encoding.program.minimise(expression).fun + expression[0]
+    least = (graph(points_of(ball, 5000)[:, 0]) @ form).min().item()
     assert relaxed < least - 0.1
     shift(graph, 0, -(relaxed + least) / 2)
     options = {"deadline": time.monotonic() + 60}

@@ -112,14 +112,10 @@ def test_a_network_trained_by_others_is_certified_below_what_attacks_reach(monke
     monkeypatch.syspath_prepend(str(DATA))
     network = __import__("nets").cnn_a_adv()
     del sys.modules["nets"]
-    pixels = np.load(DATA / "cifar10_test_first1017.npz")["x"][:2]
+    pixels = np.load(DATA / "cifar10_test_first1017.npz")["x"][1:3]
     images = torch.from_numpy(pixels).float() / 255
     bounds = lower_bounds(network, images, tolerance=0.02)
     labels = network(images).argmax(dim=1)
-    assert (bounds > 0.001).all()
-    for factor, reaches in ((1.0, False), (6.0, True)):
-        attacked = [
-            pgd(network, images[i : i + 1], labels[i : i + 1], norm="Linf", epsilon=factor * bounds[i].item())
-            for i in range(2)
-        ]
-        assert all(bool(result.success) == reaches for result in attacked)
+    for factor, leaves in ((1.0, False), (3.5, True)):
+        for image, label, bound in zip(images.split(1), labels.split(1), bounds.tolist(), strict=True):
+            assert pgd(network, image, label, norm="Linf", epsilon=factor * bound).success.item() == leaves
