@@ -106,7 +106,7 @@ def test_margins_of_any_tiny_network_are_those_of_brute_force(dense, seed, norm,
     assert result.upper.item() == pytest.approx(expected, abs=3e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10**6), norm=st.sampled_from(NORMS), convolutional=st.booleans())
 def test_intervals_crown_exact_and_attacks_stand_in_this_order(dense, residual, seed, norm, convolutional):
     network = residual(seed) if convolutional else dense(seed, 4, 8, 6, 3)

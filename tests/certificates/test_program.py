@@ -56,11 +56,10 @@ def test_every_image_of_the_ball_is_a_solution_of_its_relaxation(residual, point
         solution[-1] = ball.radius.item()
         assert (solution >= np.array(program.lower) - 1e-9).all()
         assert (solution <= np.array(program.upper) + 1e-9).all()
-        for row in [
-            *program.rows,
-            encoding.logits[0] - graph(image[None])[0, 0].item() * np.eye(1, encoding.logits.shape[1])[0],
-        ]:
-            assert row[0] + row[1:] @ solution[: len(row) - 1] <= 1e-9
+        for block in program.rows:
+            assert (block[:, 0] + block[:, 1:] @ solution[: block.shape[1] - 1] <= 1e-9).all()
+        logits = encoding.logits[:, 0] + encoding.logits[:, 1:] @ solution[: encoding.logits.shape[1] - 1]
+        assert logits == pytest.approx(values[-1][0].numpy(), abs=1e-9)
     assert radius.argmax() == len(solution)
 
 
