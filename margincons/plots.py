@@ -171,22 +171,21 @@ def plane_path(axes: Axes, image: Tensor, path: Tensor, *, radius: float, norm: 
     axes.set(xlim=(x - reach, x + reach), ylim=(y - reach, y + reach))
 
 
-def tightness_marks(axes: Axes, summary: pd.DataFrame) -> None:
+def tightness_marks(axes: Axes, summary: pd.DataFrame, *, peers: Sequence[str]) -> None:
     """Draw mean excess over backward passes for the attacks of one set, rows of `margincons.tightness.tightness`.
 
-    Excesses below a millionth are drawn there: a logarithmic axis has no zero.
+    Args:
+        axes: Where to draw.
+        summary: One row per attack.
+        peers: Names of all attacks that are not ours, over all panels of a figure: a name's mark is the same in each.
     """
-    excess = summary["mean excess"].clip(lower=1e-6)
-    ours = [
-        f"ours {effort}" for effort in ("fast", "standard", "fine", "exhaustive") if f"ours {effort}" in summary.index
-    ]
-    axes.plot(
-        summary.loc[ours, "backward"], excess[ours], "o-", color=BRITTLE, ms=6, zorder=4, label="ours, four efforts"
-    )
-    peers = [name for name in summary.index if not name.startswith("ours")]
+    efforts = [f"ours {effort}" for effort in ("fast", "standard", "fine", "exhaustive")]
+    ours = summary.loc[[name for name in efforts if name in summary.index]]
+    axes.plot(ours["backward"], ours["mean excess"], "o-", color=BRITTLE, ms=6, zorder=4, label="ours, four efforts")
     for place, name in enumerate(peers):
-        colour, marker = _COLOURS[1:][place % 6], _MARKERS[1:][place % 6]
-        axes.plot(summary.loc[name, "backward"], excess[name], marker, mfc="none", mec=colour, ms=6, ls="", label=name)
+        style = {"mec": _COLOURS[1:][place % 6], "marker": _MARKERS[1:][(place + place // 6) % 6]}
+        row = summary.loc[name] if name in summary.index else {"backward": np.nan, "mean excess": np.nan}
+        axes.plot(row["backward"], row["mean excess"], mfc="none", ms=6, ls="", label=name, **style)
     axes.set(xscale="log", yscale="log", xlabel="backward passes per image")
 
 
