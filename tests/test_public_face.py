@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import margincons
-from margincons import records
 from margincons.data import Images
 
 EMPTY = inspect.Parameter.empty
@@ -76,6 +75,6 @@ def test_the_public_names_work_together(tmp_path):
     assert (classifier.head(classifier.features(images.inputs)).argmax(dim=1) == bounds.predicted).all()
     table = margincons.measure("digits/mlp", "digits", effort="fast", out=tmp_path, limit=8, progress=False)
     assert torch.allclose(torch.tensor(table["upper"].to_numpy()), bounds.upper, rtol=1e-3)
-    whole = margincons.read_record(records.shipped_records()[0])
+    whole = margincons.read_record("digits/mlp/Linf/fab_paper")
     assert margincons.consistency(whole).tau.value > 0
     assert margincons.detection(whole, epsilon=0.1).auroc.value > 0.5

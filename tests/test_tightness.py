@@ -1,8 +1,13 @@
 import pandas as pd
 import pytest
+import torch
 
+from margincons.data import load_images
 from margincons.errors import MissingColumnError
+from margincons.margins import input_margins
+from margincons.records import read_record
 from margincons.tightness import best_known, looser_networks, tightness, with_exact
+from margincons.zoo import load_model
 
 RIVAL = "FAB, paper's setting"
 
@@ -64,3 +69,19 @@ def test_an_image_with_a_margin_of_zero_has_no_relative_excess():
 def test_a_missing_column_is_named():
     with pytest.raises(MissingColumnError, match="'backward'"):
         tightness(results().drop(columns="backward"), best_known(results()))
+
+
+@pytest.mark.parametrize("network", ["standard", "clp", "mlp"])
+def test_the_benchmarks_bounds_of_ours_are_found_again(network):
+    table = read_record("benchmark/Linf")
+    rows = table[(table["network"] == network) & (table["attack"] == "ours standard")].sort_values("index").head(20)
+    again = input_margins(load_model(f"digits/{network}"), load_images("digits", n=20).inputs, effort="standard").upper
+    ratio = again / torch.tensor(rows["upper"].to_numpy())
+    assert ((ratio - 1).abs() < 1e-3).float().mean() >= 0.75
+    assert ((ratio > 0.95) & (ratio < 1.05)).all()
+
+
+def test_no_witness_of_the_benchmark_is_wrong_alone_and_none_beats_the_reference():
+    table, reference = read_record("benchmark/Linf"), read_record("benchmark/Linf-reference")
+    assert not table["wrong_alone"].any()
+    assert tightness(table, reference)["mean excess"].min() >= 0
