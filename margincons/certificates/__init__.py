@@ -1,4 +1,4 @@
-"""Certificates: what no attack can beat. Lower bounds by relaxation, exact margins by mixed-integer programs."""
+"""Certificates: what no attack can beat. Lower bounds by relaxation, exact margins by branch and bound."""
 
 from margincons.certificates.brackets import Bracket, bracket
 from margincons.certificates.certified import lower_bounds

@@ -14,7 +14,7 @@ from margincons.certificates.boxes import Ball, Interval
 from margincons.certificates.crown import crown_boxes, lower_bound
 from margincons.certificates.relu_graph import ReluGraph
 
-EMPTY = 1e-9  # by which a lower bound must exceed an upper one to prove a branch empty
+ROUNDING = 1e-9  # by which a form must be positive, or a lower bound above an upper one, to count as proved
 
 
 def surviving_boxes(
@@ -54,7 +54,7 @@ def surviving_boxes(
         bound = lower_bound(graph, many, boxes, last, form.expand(len(low), 1, -1), losses=losses)[:, 0]
         low, high = _flat(graph, boxes)
         cost = torch.cat([losses[index].flatten(1) for index in graph.relu_inputs], dim=1)
-        alive = (bound <= 0) & (low <= high + EMPTY).all(dim=1)
+        alive = (bound <= ROUNDING) & (low <= high + ROUNDING).all(dim=1)
         low, high, cost = low[alive], high[alive], cost[alive]
         unstable = (low < 0) & (high > 0)
         stuck = ~unstable.any(dim=1)

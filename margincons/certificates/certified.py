@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from margincons.certificates.boxes import Ball, propagate, whole_box_radius
-from margincons.certificates.crown import crown_boxes, lower_bound
+from margincons.certificates.crown import REFINE, crown_boxes, lower_bound
 from margincons.certificates.relu_graph import ReluGraph
 from margincons.certificates.roots import last_positive
 from margincons.certificates.tracing import relu_graph
@@ -24,6 +24,7 @@ def lower_bounds(
     labels: Tensor | None = None,
     tolerance: float = 1e-3,
     batch_size: int = 16,
+    refine: int = REFINE,
 ) -> Tensor:
     """Radii within which no image of the pixel box leaves its class, whatever the attack.
 
@@ -38,6 +39,7 @@ def lower_bounds(
         labels: Classes to keep, (n,); the predictions unless given. The bound is 0 where another class is ahead.
         tolerance: Relative width to which the radius is searched; what is returned is the certified end.
         batch_size: Images bounded at once.
+        refine: Layers with more undecided ReLUs than this keep interval bounds inside CROWN: faster and looser.
 
     Returns:
         Lower bounds of the input margins, (n,), double; infinite where the whole pixel box is certified.
@@ -57,16 +59,16 @@ def lower_bounds(
     labels = model(inputs).argmax(dim=1) if labels is None else labels
     return torch.cat(
         [
-            certified_radius(graph, part, classes, norm=norm, method=method, tolerance=tolerance)
+            certified_radius(graph, part, classes, norm=norm, method=method, tolerance=tolerance, refine=refine)
             for part, classes in zip(inputs.double().split(batch_size), labels.split(batch_size), strict=True)
         ]
     )
 
 
-def class_gaps(graph: ReluGraph, ball: Ball, labels: Tensor, method: str) -> Tensor:
+def class_gaps(graph: ReluGraph, ball: Ball, labels: Tensor, *, method: str = "crown", refine: int = REFINE) -> Tensor:
     """Lower bounds of f_c - f_t over the ball, (n, k), for c the label and t every class; infinite at t = c."""
     forms = graph.gap_forms(labels)
-    boxes = propagate(graph, ball) if method == "interval" else crown_boxes(graph, ball)
+    boxes = propagate(graph, ball) if method == "interval" else crown_boxes(graph, ball, refine=refine)
     last = len(graph.nodes) - 1
     gaps = lower_bound(graph, ball, boxes, last, forms, relax=False)
     if method == "crown":
@@ -75,13 +77,21 @@ def class_gaps(graph: ReluGraph, ball: Ball, labels: Tensor, method: str) -> Ten
 
 
 def certified_radius(
-    graph: ReluGraph, inputs: Tensor, labels: Tensor, *, norm: str, method: str = "crown", tolerance: float = 1e-3
+    graph: ReluGraph,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    norm: str,
+    method: str = "crown",
+    tolerance: float = 1e-3,
+    refine: int = REFINE,
 ) -> Tensor:
     """Close in on the radius at which the least gap is no longer proved positive; return the certified end."""
     limit = whole_box_radius(inputs, norm)
 
     def least_gap(radius: Tensor, which: Tensor) -> Tensor:
-        return class_gaps(graph, Ball(inputs[which], radius, norm), labels[which], method).amin(dim=1)
+        ball = Ball(inputs[which], radius, norm)
+        return class_gaps(graph, ball, labels[which], method=method, refine=refine).amin(dim=1)
 
     everyone = torch.arange(len(inputs))
     step = inputs.new_full((len(inputs),), 1e-6 * limit)

@@ -1,7 +1,9 @@
-"""Exact input margins of small ReLU networks, by mixed-integer programs.
+"""Exact input margins of small ReLU networks, by mixed-integer programming.
 
-For each class t that linear relaxation cannot rule out: the least distance at which f_t reaches f_c, subject to being
-below the best found so far. Every answer is a pair [dual bound, incumbent], proved and found.
+For each class t that linear relaxation cannot rule out: the least distance at which f_t reaches f_c, given that it is
+below the best found so far. Three tools in turn, each for what the one before leaves: branching on CROWN bounds drops
+most classes, linear programs narrow what survives, and a branch and bound over linear programs (`least_distance`)
+closes it. Every answer is a pair [dual bound, incumbent], proved and found.
 """
 
 import time
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from margincons.attacks.result import STRETCHES, AttackResult, leads_clearly, rival_lead, step_outwards
 from margincons.certificates.boxes import Ball, whole_box_radius
-from margincons.certificates.branching import surviving_boxes
+from margincons.certificates.branching import ROUNDING, surviving_boxes
 from margincons.certificates.certified import certified_radius, class_gaps
 from margincons.certificates.least_distance import least_distance
 from margincons.certificates.nearby import nearby_adversarial
@@ -25,11 +27,10 @@ from margincons.certificates.tracing import relu_graph
 from margincons.threat import check_images, check_norm, per_item, vector_norm
 
 AGREEMENT = 1e-6  # of dual bound and incumbent, for a margin to be called optimal
-LEVEL = 1e-9  # gap of logits that counts as none: double precision's, summed over layers
-FEW = 8  # unstable ReLUs that the solver deals with faster than LPs can tighten them
-ROUNDS = 2  # of linear programs that tighten bounds before the search
+FEW = 8  # unstable ReLUs that the search deals with faster than linear programs can narrow their bounds
+ROUNDS = 2  # of linear programs that narrow bounds before the search
 GROWTH = 1.2  # of the ball while it is found empty; a ball much larger than the margin is slow to search
-MOST = 2048  # branches to split a ball into before the solver takes over
+MOST = 512  # branches to split a ball into before linear programs take over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +125,10 @@ def _image_margin(
 
 def _search(graph: ReluGraph, ball: Ball, label: int, lower: float, deadline: float) -> tuple[float, Tensor | None]:
     """Nearest adversarial image of a ball over all classes, and a radius within which there is none."""
-    gaps = class_gaps(graph, ball, torch.tensor([label]), "crown")[0]
+    gaps = class_gaps(graph, ball, torch.tensor([label]))[0]
     proved, found = ball.radius.item(), None
     for target in gaps.argsort().tolist():
-        if gaps[target] > 0:
+        if gaps[target] > ROUNDING:
             break
         dual, point = _search_class(graph, ball, (label, target), lower, deadline)
         if point is not None:

@@ -91,6 +91,13 @@ def test_batches_and_tolerances_change_a_bound_by_no_more_than_the_tolerance(res
     assert (coarse >= fine * 0.94).all()
 
 
+def test_intervals_inside_crown_are_looser(dense):
+    network, images = dense(0, 4, 12, 12, 3), torch.rand(6, 1, 1, 4)
+    coarse, fine = lower_bounds(network, images, refine=0), lower_bounds(network, images)
+    assert (coarse <= fine * (1 + 1e-3)).all()
+    assert coarse.sum() < 0.98 * fine.sum()
+
+
 def test_bad_arguments_are_refused(residual):
     network, images = residual(0), torch.rand(2, 1, 2, 2)
     with pytest.raises(UnknownNameError, match="Unknown method 'crwn'; the nearest are: crown"):
