@@ -60,7 +60,9 @@ def _measure(options: argparse.Namespace) -> None:
     from margincons.measure import measure, record_folder
 
     for model_id in options.models:
-        out = record_folder(options.out, model_id, options.norm, options.attack, options.certificate)
+        out = record_folder(
+            options.out, model_id, options.norm, options.attack, options.certificate, split=options.split
+        )
         table = measure(
             model_id,
             options.data,
@@ -71,6 +73,7 @@ def _measure(options: argparse.Namespace) -> None:
             epsilon=options.epsilon,
             certificate=options.certificate,
             time_limit=options.time_limit,
+            split=options.split,
             limit=options.limit,
             seed=options.seed,
             batch_size=options.batch_size,
@@ -180,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--certificate", help="lower bounds of a ReLU network: interval, crown or exact")
     measure.add_argument("--time-limit", type=float, default=60.0, help="seconds per image for exact (default: 60)")
     measure.add_argument("--out", type=Path, default=Path("runs"), help="folder of records (default: runs)")
+    measure.add_argument("--split", default="test", help="test (default), train, or calibration (digits only)")
     measure.add_argument("--limit", type=int, help="only the first images")
     measure.add_argument("--seed", type=int, default=0)
     measure.add_argument("--batch-size", type=int, default=200)

@@ -33,6 +33,7 @@ def measure(
     epsilon: float | None = None,
     certificate: str | None = None,
     time_limit: float = 60.0,
+    split: str = "test",
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 200,
@@ -56,6 +57,7 @@ def measure(
         certificate: "interval", "crown" or "exact": what bounds the margins of a ReLU network from below; None for
             no lower bounds.
         time_limit: Seconds per image for "exact"; what is proved by then is kept.
+        split: Which images of a data set that has several splits; margins to learn from are those of "train".
         limit: How many images, from the first; all when None.
         seed: Fixes every random start.
         batch_size: Images per batch.
@@ -79,7 +81,7 @@ def measure(
     device, out = choose_device(device), Path(out)
     if out.is_file():
         raise UsageError(f"Expected {out} to be the folder of a record, it is a file.")
-    images = load_images(data, n=limit, download=download)
+    images = load_images(data, split=split, n=limit, download=download)
     model = load_model(model_id, download=download).to(device)
     classifier = Classifier(model, images.inputs[:2])
     settings = {
@@ -153,7 +155,9 @@ def measure_images(
     return pd.concat([measure_batch(classifier, images, part, settings) for part in parts], ignore_index=True)
 
 
-def obtain(model_id: str, data: str, *, norm: str, attack: str, records: str, **options: Any) -> pd.DataFrame:
+def obtain(
+    model_id: str, data: str, *, norm: str, attack: str, records: str, split: str = "test", **options: Any
+) -> pd.DataFrame:
     """Take a record that ships with the package, or measure it into a folder of one's own: what pages call.
 
     Args:
@@ -162,19 +166,21 @@ def obtain(model_id: str, data: str, *, norm: str, attack: str, records: str, **
         norm: "Linf", "L2" or "L1".
         attack: Name of the attack.
         records: "" for the shipped records; else the folder of records to resume and to extend.
+        split: Which images of the data set.
         options: Further options of `measure`. A shipped record is cut to ``limit``; its effort must be the one asked.
 
     Raises:
         RecordError: If the shipped record was measured with another effort.
     """
     if records:
-        out = record_folder(Path(records), model_id, norm, attack)
-        return measure(model_id, data, norm=norm, attack=attack, out=out, **options)
-    table = read_record(f"{model_id}/{norm}/{attack}")
+        out = record_folder(Path(records), model_id, norm, attack, split=split)
+        return measure(model_id, data, norm=norm, attack=attack, out=out, split=split, **options)
+    name = record_folder(Path(), model_id, norm, attack, split=split).as_posix()
+    table = read_record(name)
     effort, recorded = options.get("effort", "standard"), table.attrs["settings"]["effort"]
     if effort != recorded:
         raise RecordError(
-            f"Expected effort {effort!r}, the shipped record {model_id}/{norm}/{attack} has {recorded!r}; "
+            f"Expected effort {effort!r}, the shipped record {name} has {recorded!r}; "
             "ask for that, or name a folder of records to measure into."
         )
     return table.head(options.get("limit") or len(table))
@@ -194,7 +200,8 @@ def measure_again(table: pd.DataFrame, rows: Sequence[int]) -> pd.DataFrame:
         RecordError: If the network's weights, or the images, are not those of the record.
     """
     settings = table.attrs["settings"]
-    images = load_images(settings["data"].split("/")[0], n=settings.get("images"))
+    dataset, _, split = settings["data"].partition("/")
+    images = load_images(dataset, split=split or "test", n=settings.get("images"))
     if settings.get("images") and images.checksum() != settings["data_sha256"]:
         raise RecordError(f"Expected the images that the record was measured on, those of {settings['data']} changed.")
     model = load_model(settings["model"])
@@ -216,9 +223,12 @@ def measure_again(table: pd.DataFrame, rows: Sequence[int]) -> pd.DataFrame:
     )
 
 
-def record_folder(root: Path, model_id: str, norm: str, attack: str, certificate: str | None = None) -> Path:
-    """Where a record lies among others: root/digits/trades/Linf/fab_paper, root/nets.cnn/Linf/minimum_norm-crown."""
-    return root / _portable(model_id).replace(".py:", ".") / norm / "-".join(filter(None, (attack, certificate)))
+def record_folder(
+    root: Path, model_id: str, norm: str, attack: str, certificate: str | None = None, *, split: str = "test"
+) -> Path:
+    """Where a record lies: root/digits/trades/Linf/fab_paper, or root/nets.cnn/Linf/minimum_norm-crown-train."""
+    parts = (attack, certificate, None if split == "test" else split)
+    return root / _portable(model_id).replace(".py:", ".") / norm / "-".join(filter(None, parts))
 
 
 def choose_device(device: str) -> str:

@@ -190,6 +190,18 @@ def test_pages_obtain_a_shipped_record_or_measure_their_own(tmp_path):
 def test_records_lie_in_a_folder_named_after_what_was_measured():
     assert record_folder(Path("runs"), "digits/mlp", "L2", "pgd") == Path("runs/digits/mlp/L2/pgd")
     assert record_folder(Path("runs"), "../a/nets.py:cnn", "Linf", "pgd") == Path("runs/nets.cnn/Linf/pgd")
+    assert record_folder(Path(), "digits/mlp", "L2", "pgd", "crown", split="train") == Path(
+        "digits/mlp/L2/pgd-crown-train"
+    )
+
+
+def test_another_split_is_measured_into_a_record_of_its_own_and_measured_again_there(tmp_path):
+    options = {"norm": "Linf", "records": str(tmp_path), "limit": 5, **QUICK}
+    test, train = (obtain("digits/mlp", "digits", split=split, **options) for split in ("test", "train"))
+    assert [table.attrs["settings"]["data"] for table in (test, train)] == ["digits/test", "digits/train"]
+    assert train["label"].tolist() == load_images("digits", split="train", n=5).labels.tolist()
+    assert_frame_equal(train, read_record(tmp_path / "digits" / "mlp" / "Linf" / "pgd-train"))
+    assert measure_again(train, [1, 3])["ratio"].to_numpy() == pytest.approx(1, rel=1e-3)
 
 
 @pytest.mark.parametrize(
