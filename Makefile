@@ -43,7 +43,7 @@ lock: ## pin versions that fit together; ARGS=--upgrade for the newest (needs uv
 		--custom-compile-command "make lock" $(ARGS)
 
 clean: ## remove what was built; the environment stays
-	rm -rf _build book/executed book/_static/mathjax
+	rm -rf _build book/executed book/_static/mathjax book/_static/data
 
 $(STAMP):
 	@command -v git > /dev/null || { echo "Missing: git. On Debian: apt-get install git" >&2; exit 1; }

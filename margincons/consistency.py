@@ -55,6 +55,42 @@ def consistency(
     )
 
 
+def binned_medians(
+    table: pd.DataFrame, *, bins: int = 10, score: str = "logit_margin", margin: str = "upper", level: float = 0.95
+) -> pd.DataFrame:
+    """Median score in equally filled bins of the input margin, as the paper draws it, with what the median hides.
+
+    The interval of a median is the sign test's: two order statistics, whatever the distribution. A bin too small for
+    one (fewer than 6 images at 95%) has NaN. Images without a finite margin are left out.
+
+    Args:
+        table: A record, one row per image.
+        bins: Number of bins; fewer where there are fewer images.
+        score: A column of the table.
+        margin: The column that holds the input margin, or a bound on it.
+        level: Share of the intervals that should hold the median of the population in the bin.
+
+    Returns:
+        One row per bin, in the order of the margin: "margin" (its median), "median" (of the score), "low", "high",
+        "lower quartile", "upper quartile", "images".
+
+    Raises:
+        MissingColumnError: If the table lacks a column.
+    """
+    from scipy.stats import quantile_test
+
+    scores, margins = column(table, score), column(table, margin)
+    order = np.argsort(margins, kind="stable")[: np.isfinite(margins).sum()]
+    rows = []
+    for group in np.array_split(order, min(bins, len(order)) or 1):
+        if len(group):
+            interval = quantile_test(scores[group], p=0.5).confidence_interval(level)
+            lower, middle, upper = np.quantile(scores[group], [0.25, 0.5, 0.75])
+            rows.append((np.median(margins[group]), middle, interval.low, interval.high, lower, upper, len(group)))
+    names = ["margin", "median", "low", "high", "lower quartile", "upper quartile", "images"]
+    return pd.DataFrame(rows, columns=names)
+
+
 def column(table: pd.DataFrame, name: str) -> np.ndarray:
     """Take one column of a record as float64, (n,).
 

@@ -79,26 +79,18 @@ def margin_scatter(
     axes.set(xlabel=score.replace("_", " "), ylabel="input margin", xlim=(0, None), ylim=(0, None))
 
 
-def binned_medians(
-    axes: Axes,
-    table: pd.DataFrame,
-    *,
-    model_id: str,
-    bins: int = 10,
-    score: str = "logit_margin",
-    margin: str = "upper",
-) -> None:
-    """Draw the median score of equally filled bins of the input margin, with the middle half of each bin."""
-    scores, margins = column(table, score), column(table, margin)
-    finite = np.isfinite(margins)
-    groups = np.array_split(np.argsort(margins[finite], kind="stable"), bins)
-    scores, margins = scores[finite], margins[finite]
-    centre = np.array([[np.median(margins[rows]), np.median(scores[rows])] for rows in groups if len(rows)])
-    spread = np.array([np.quantile(scores[rows], [0.25, 0.75]) for rows in groups if len(rows)])
+def binned_medians(axes: Axes, bins: pd.DataFrame, *, model_id: str, score: str = "logit_margin") -> None:
+    """Draw `margincons.consistency.binned_medians` on the axes of `margin_scatter`: median scores with intervals.
+
+    A band holds the middle half of the scores of each bin.
+    """
     style = model_style(model_id)
-    axes.fill_between(centre[:, 0], spread[:, 0], spread[:, 1], color=style["color"], alpha=0.15, lw=0)
-    axes.plot(centre[:, 0], centre[:, 1], **style, ms=4, label=short_name(model_id))
-    axes.set(xlabel="input margin (median of bin)", ylabel=f"{score.replace('_', ' ')} (median of bin)")
+    axes.fill_betweenx(
+        bins["margin"], bins["lower quartile"], bins["upper quartile"], color=style["color"], alpha=0.2, lw=0
+    )
+    off = (bins["median"] - bins["low"], bins["high"] - bins["median"])
+    axes.errorbar(bins["median"], bins["margin"], xerr=off, **style, ms=3.5, lw=1.2, elinewidth=1, capsize=2)
+    axes.set(xlabel=score.replace("_", " "), ylabel="input margin", xlim=(0, None), ylim=(0, None))
 
 
 def roc(axes: Axes, curves: Curves, *, model_id: str) -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from margincons.consistency import column, consistency
+from margincons.consistency import binned_medians, column, consistency
 from margincons.errors import DegenerateError, MissingColumnError, UnknownNameError
 from margincons.scores import SCORES
 
@@ -84,3 +84,24 @@ def test_a_column_is_float64_whatever_its_type():
     table = pd.DataFrame({"flag": [True, False], "single": np.array([0.5, np.inf], dtype=np.float32)})
     assert column(table, "flag").tolist() == [1, 0]
     assert column(table, "single").dtype == np.float64
+
+
+def test_medians_of_bins_are_those_of_the_sorted_images():
+    margins = np.arange(1.0, 31)
+    score = np.random.default_rng(0).permutation(margins)
+    bins = binned_medians(table_of(margins[::-1], score[::-1]), bins=3)
+    assert bins["images"].tolist() == [10, 10, 10]
+    assert bins["margin"].tolist() == [5.5, 15.5, 25.5]
+    for number, row in bins.iterrows():
+        own = np.sort(score[10 * number : 10 * number + 10])
+        assert row["median"] == np.median(own)
+        # P(2nd order statistic <= median <= 9th) = 1 - 2 (1 + 10) / 2^10 = 97.9%; the next pair holds only 89.1%.
+        assert (row["low"], row["high"]) == (own[1], own[8])
+        assert own[0] <= row["lower quartile"] <= row["median"] <= row["upper quartile"] <= own[-1]
+
+
+def test_bins_leave_out_failed_attacks_and_never_outnumber_the_images():
+    bins = binned_medians(table_of([3, np.inf, 1, np.inf], [30, 5, 10, 7]), bins=10)
+    assert bins[["margin", "median", "images"]].to_numpy().tolist() == [[1, 10, 1], [3, 30, 1]]
+    assert bins[["low", "high"]].isna().all(axis=None)  # one image says nothing of a median
+    assert binned_medians(table_of([np.inf, np.inf], [1, 2])).empty

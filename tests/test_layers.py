@@ -14,7 +14,7 @@ PACKAGE = Path(margincons.__file__).parent
 LAYERS = {  # a folder stands for what it holds, unless a file of it is named
     0: ("errors",),
     1: ("threat", "classifier", "passes", "weighted", "metrics", "intervals"),
-    2: ("scores", "records", "data", "attacks.result", "attacks.randomness", "attacks.steps"),
+    2: ("scores", "records", "data", "paper", "attacks.result", "attacks.randomness", "attacks.steps"),
     3: ("attacks", "certificates", "zoo.bundled", "zoo.robustbench", "zoo.user"),
     4: (
         "zoo",
@@ -30,7 +30,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "pseudo_margin",
         "detector",
     ),
-    5: ("rows", "measure", "costs", "report", "plots", "exercises"),
+    5: ("rows", "measure", "costs", "report", "plots", "figure_data", "exercises"),
     6: ("book",),
     7: ("cli",),
     8: ("",),  # the package's public face
