@@ -1,6 +1,6 @@
 """Detecting brittle decisions: images whose input margin is at most epsilon, found by a cheap score."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -137,5 +137,4 @@ def _in_units_of(score: str, threshold: Estimate) -> Estimate:
     """Undo the sign that made the score rise with brittleness."""
     if robustness_sign(score) < 0:
         return threshold
-    ends = {"value": -threshold.value, "low": -threshold.high, "high": -threshold.low}
-    return Estimate(**ends, level=threshold.level, n=threshold.n, method=threshold.method)
+    return replace(threshold, value=-threshold.value, low=-threshold.high, high=-threshold.low)

@@ -27,6 +27,9 @@ class Estimate:
     level: float = 0.95
     n: int  # rows that the value rests on
     method: str  # how the interval was found
+    standard_error: float | None = (
+        None  # over bootstrap samples; None where they are infinite, or where a formula gave the interval
+    )
 
     def __format__(self, spec: str) -> str:
         """Write the value and its interval without leading zeros."""
@@ -99,7 +102,7 @@ def paired_difference(
     """
     point, replicate = _look_up(statistic)
     _check_bootstrap(replicates, level)
-    if point in {metrics.accuracy, metrics.threshold_at_tpr}:
+    if point in {metrics.accuracy, metrics.threshold_at_tpr, metrics.log_spread}:
         raise UsageError(f"Expected a statistic that compares two scores, got {point.__name__}.")
     return _bootstrap(
         point(target, score_a, **options) - point(target, score_b, **options),
@@ -130,15 +133,19 @@ def _bootstrap(
             "The interval", f"none of {replicates} samples of {rows} rows has both classes or two values"
         )
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    shrink = math.sqrt(rows / n)  # 1 but on a subsample
     kept = f"{replicates}" if len(values) == replicates else f"{len(values)} of {replicates}"
     method = f"bootstrap, {kept} replicates"
     if rows < n:
         centre = weighted.once(replicate, *columns)
         if not math.isfinite(centre):
             raise DegenerateError("The interval", f"in a random subsample of {rows} rows the statistic is {centre:g}")
-        low, high = (value + math.sqrt(rows / n) * (bound - centre) for bound in (low, high))
+        low, high = (value + shrink * (bound - centre) for bound in (low, high))
         method = f"bootstrap on a subsample of {rows}, rescaled to {n} rows, {kept} replicates"
-    return Estimate(value=value, low=float(low), high=float(high), level=level, n=n, method=method)
+    spread = shrink * float(np.std(values)) if np.isfinite(values).all() else None
+    return Estimate(
+        value=value, low=float(low), high=float(high), level=level, n=n, method=method, standard_error=spread
+    )
 
 
 def _draw(rng: np.random.Generator, rows: int, replicates: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Rank correlation, detection and accuracy: one number each; `intervals` adds what sampling leaves open.
+"""Rank correlation, detection, accuracy and spread: one number each; `intervals` adds what sampling leaves open.
 
 Positive is what is to be detected (a brittle decision, or a failure) and scores rise with it; no sign is taken
 from data. Only the order of margins and scores counts: infinite ones are legal, stand at their end of the order
@@ -21,6 +21,7 @@ STATISTICS = (
     "augrc",
     "accuracy",
     "robust_accuracy",
+    "log_spread",
 )  # each a function here, and under the same name in `weighted`
 
 
@@ -136,6 +137,18 @@ def robust_accuracy(correct: np.ndarray, margin: np.ndarray, epsilon: float) -> 
     """
     columns = _columns("Robust accuracy", 1, correct=_flags("correct", correct), margin=margin)
     return weighted.once(weighted.robust_accuracy, *columns, epsilon=epsilon)
+
+
+def log_spread(values: np.ndarray) -> float:
+    """Standard deviation of the logarithms of positive values (n,): 0.1 means about 10% up or down.
+
+    Raises:
+        DegenerateError: If a value is NaN, infinite or not above 0, or there are fewer than two.
+    """
+    (column,) = _columns("A spread", 2, values=values)
+    if wrong := (~(np.isfinite(column) & (column > 0))).sum():
+        raise DegenerateError("A spread", f"{wrong} of {len(column)} values are not positive and finite")
+    return weighted.once(weighted.log_spread, column)
 
 
 def _columns(statistic: str, least: int, **columns: np.ndarray) -> list[np.ndarray]:

@@ -55,11 +55,15 @@ def feature_margin(logits: Tensor, head: Head, *, norm: str) -> Tensor:
     """
     predicted = logits.argmax(dim=1)
     gaps = logits.gather(1, predicted[:, None]) - logits
-    weight = head.weight
-    exact = "donot_use_mm_for_euclid_dist"  # the product form cancels where two classes are close
-    lengths = torch.cdist(weight, weight, p=_ORDER[dual_norm(norm)], compute_mode=exact)[predicted]
+    lengths = class_distances(head, norm=norm)[predicted]
     distances = torch.where(lengths > 0, gaps / lengths, torch.inf)
     return distances.scatter(1, predicted[:, None], torch.inf).amin(dim=1)
+
+
+def class_distances(head: Head, *, norm: str) -> Tensor:
+    """Distances between the classes' weights, (k, k), in the dual of ``norm``: logits per unit of feature distance."""
+    exact = "donot_use_mm_for_euclid_dist"  # the product form cancels where two classes are close
+    return torch.cdist(head.weight, head.weight, p=_ORDER[dual_norm(norm)], compute_mode=exact)
 
 
 def probability_margin(logits: Tensor) -> Tensor:
@@ -111,15 +115,19 @@ SCORES = {
 }
 
 
+LEARNED = {"pseudo_margin": "low"}  # scores that are fitted first; their signs are declared all the same
+
+
 def robustness_sign(score: str) -> int:
     """+1 for a score that is low on brittle images, -1 for one that is high on them.
 
     Raises:
         UnknownNameError: If no score has that name.
     """
-    if score not in SCORES:
-        raise UnknownNameError("score", score, SCORES)
-    return 1 if SCORES[score].brittle_when == "low" else -1
+    declared = {name: known.brittle_when for name, known in SCORES.items()} | LEARNED
+    if score not in declared:
+        raise UnknownNameError("score", score, declared)
+    return 1 if declared[score] == "low" else -1
 
 
 def all_scores(outputs: Outputs, head: Head | None, *, norm: str) -> dict[str, Tensor]:

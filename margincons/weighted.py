@@ -66,6 +66,13 @@ def robust_accuracy(weights: np.ndarray, correct: np.ndarray, margin: np.ndarray
     return accuracy(weights, correct * (margin > epsilon))
 
 
+def log_spread(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Standard deviation of the logarithms of positive values."""
+    logs = np.log(values)
+    mean = logs @ weights / weights.sum(axis=0)
+    return np.sqrt((weights * (logs[:, None] - mean) ** 2).sum(axis=0) / weights.sum(axis=0))
+
+
 def kendall_tau(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Kendall's tau-b: w' S w / 2 over the root of the pairs apart in x times those in y, S the sign of each pair.
 

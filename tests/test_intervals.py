@@ -22,6 +22,8 @@ def normal_columns(n, *, seed=0, correlation=0.6):
 
 def columns_for(name, n, *, seed=0):
     x, y = normal_columns(n, seed=seed)
+    if name == "log_spread":
+        return (np.exp(y),)
     return (x, y) if name in {"kendall_tau", "spearman"} else (x > 0.3, y)
 
 
@@ -97,6 +99,14 @@ def test_above_the_limit_the_interval_is_subsampled_rescaled_and_says_so(monkeyp
     assert abs((result.high + result.low) / 2 - result.value) < width / 5
 
 
+@pytest.mark.parametrize("most_rows", [intervals.MOST_ROWS, 2000])
+def test_the_standard_error_is_delongs_on_all_rows_and_on_a_subsample(monkeypatch, most_rows):
+    monkeypatch.setattr(intervals, "MOST_ROWS", most_rows)
+    positive, score = columns_for("auroc", 8000)
+    assert estimate("auroc", positive, score).standard_error == pytest.approx(delong_error(positive, score), rel=0.1)
+    assert estimate("accuracy", positive).standard_error is None  # Wilson's interval is not a multiple of one
+
+
 def test_batches_of_replicates_do_not_change_an_interval(monkeypatch):
     columns = columns_for("auroc", 120)
     whole = estimate("auroc", *columns)
@@ -126,7 +136,7 @@ def test_samples_on_which_the_statistic_is_undefined_are_left_out_and_counted():
 
 
 def test_a_score_does_not_differ_from_itself_nor_from_an_increasing_map_of_it():
-    for name in sorted(set(NOT_SHARES) - {"threshold_at_tpr"}):
+    for name in sorted(set(NOT_SHARES) - {"threshold_at_tpr", "log_spread"}):
         target, score = columns_for(name, 80)
         for other in (score, np.exp(score)):
             result = paired_difference(name, target, score, other, replicates=50)

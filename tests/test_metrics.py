@@ -195,3 +195,17 @@ def test_labels_that_are_not_flags_and_percentages_are_refused():
         metrics.fpr_at_tpr([0, 1], [1, 2], tpr=95)
     with pytest.raises(UsageError, match="true positive rate"):
         metrics.threshold_at_tpr([0, 1], [1, 2], tpr=0)
+
+
+def test_the_spread_of_logarithms_ignores_the_unit_and_is_the_normals_of_a_lognormal():
+    values = stats.lognorm(s=0.3).ppf((np.arange(20_000) + 0.5) / 20_000)
+    assert metrics.log_spread(values) == pytest.approx(0.3, rel=1e-3)
+    assert metrics.log_spread(255 * values) == pytest.approx(metrics.log_spread(values), rel=1e-12)
+    assert metrics.log_spread(np.array([1, math.e**2])) == pytest.approx(1)
+    assert metrics.log_spread(np.full(5, 0.2)) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, INF])
+def test_a_spread_of_what_has_no_logarithm_is_refused(wrong):
+    with pytest.raises(DegenerateError, match="1 of 3 values are not positive and finite"):
+        metrics.log_spread(np.array([1.0, wrong, 2.0]))

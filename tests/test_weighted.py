@@ -53,6 +53,13 @@ def test_weighted_accuracies_are_those_of_the_repeated_rows(samples):
         assert weighted.accuracy(weights, positive)[replicate] == pytest.approx(np.repeat(positive, counts).mean())
 
 
+def test_the_weighted_spread_is_that_of_the_repeated_rows(samples):
+    weights, _, margin, _ = samples
+    values = weighted.log_spread(weights, margin + 1)
+    rows = [np.repeat(margin + 1, counts.astype(int)) for counts in weights.T]
+    np.testing.assert_allclose(values, [np.std(np.log(r)) for r in rows], rtol=1e-12)
+
+
 @pytest.mark.parametrize("name", RANKED + TWO_CLASS)
 def test_a_sample_without_both_classes_or_constant_is_nan_and_spares_the_others(name):
     weights = np.array([[1.0, 4.0, 0.0], [1.0, 0.0, 2.0], [1.0, 0.0, 2.0], [1.0, 0.0, 0.0]])
