@@ -27,9 +27,7 @@ class Estimate:
     level: float = 0.95
     n: int  # rows that the value rests on
     method: str  # how the interval was found
-    standard_error: float | None = (
-        None  # over bootstrap samples; None where they are infinite, or where a formula gave the interval
-    )
+    standard_error: float | None = None  # over bootstrap samples; None where they are infinite or none were drawn
 
     def __format__(self, spec: str) -> str:
         """Write the value and its interval without leading zeros."""

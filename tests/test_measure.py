@@ -165,6 +165,15 @@ def test_shipped_margins_measured_again_in_part_agree(name):
     assert again["ratio"].between(0.95, 1.05).all()
 
 
+@pytest.mark.parametrize("name", [name for name in shipped_records() if name.endswith(("-train", "-calibration"))])
+def test_shipped_margins_of_images_to_learn_from_are_found_again(name):
+    table = read_record(name)
+    assert table.attrs["settings"]["data"] == f"digits/{name.rsplit('-')[-1]}"
+    again = measure_again(table, range(0, len(table), len(table) // 12))
+    assert (again["ratio"].sub(1).abs() < 1e-3).mean() >= 0.75
+    assert again["ratio"].between(0.95, 1.05).all()
+
+
 def test_measuring_again_refuses_other_weights():
     table = read_record("digits/mlp/Linf/fab_paper")
     table.attrs["settings"] = table.attrs["settings"] | {"weights_sha256": "0"}
