@@ -15,7 +15,8 @@ from torch import Tensor
 from margincons.errors import DownloadError, FileFormatError, MissingFileError, UnknownNameError, UsageError
 from margincons.threat import check_images
 
-DATASETS = ("digits", "cifar10", "cifar100", "imagenet")
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
+DATASETS = tuple(CLASSES)
 DIGITS_SPLITS = {"train": 797, "calibration": 200, "test": 800}
 _DIGITS_SEED = 20240626
 

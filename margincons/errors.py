@@ -79,6 +79,27 @@ class NoHeadError(MarginError):
         )
 
 
+class LabelRangeError(MarginError):
+    """A label is no class of the network."""
+
+    def __init__(self, low: int, high: int, classes: int) -> None:
+        """Name the labels that came and those that the network knows."""
+        cause = "do they count from 1" if low == 1 and high == classes else "is the network trained for these images"
+        super().__init__(
+            f"Expected labels 0 to {classes - 1}, one per logit of the network, got {low} to {high}; {cause}?"
+        )
+
+
+class ClassesError(MarginError):
+    """A network and a data set do not have the same number of classes."""
+
+    def __init__(self, dataset: str, expected: int, got: int) -> None:
+        """Name the data set, its number of classes and the network's number of logits."""
+        super().__init__(
+            f"Expected a network with {expected} logits for {dataset}, got {got}; was it trained for other images?"
+        )
+
+
 class NonFiniteLogitsError(MarginError):
     """A network returned NaN or infinity."""
 

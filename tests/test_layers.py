@@ -12,7 +12,7 @@ import margincons
 
 PACKAGE = Path(margincons.__file__).parent
 LAYERS = {  # a folder stands for what it holds, unless a file of it is named
-    0: ("errors",),
+    0: ("errors", "cautions"),
     1: ("threat", "classifier", "passes", "weighted", "metrics", "intervals"),
     2: ("scores", "records", "data", "paper", "attacks.result", "attacks.randomness", "attacks.steps"),
     3: ("attacks", "certificates", "zoo.bundled", "zoo.robustbench", "zoo.user"),
@@ -29,6 +29,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "robust_accuracy",
         "pseudo_margin",
         "detector",
+        "checks",
     ),
     5: ("rows", "measure", "costs", "report", "plots", "figure_data", "exercises"),
     6: ("book",),

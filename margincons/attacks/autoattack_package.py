@@ -9,7 +9,9 @@ import importlib
 import inspect
 import io
 import logging
+import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -17,9 +19,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from margincons.cautions import (
+    Caution,
+    DynamicWarning,
+    MaskedGradientsWarning,
+    ProbabilitiesWarning,
+    RandomisedWarning,
+    VanishingGradientsWarning,
+)
 from margincons.errors import ShapeError, UsageError
 from margincons.threat import check_images, check_norm
 
+_SAID = (
+    ("randomized defense", RandomisedWarning, "AutoAttack saw logits change between passes"),
+    ("output is a probability distribution", ProbabilitiesWarning, "AutoAttack saw outputs that are probabilities"),
+    ("dynamic defense", DynamicWarning, "AutoAttack saw the network compute gradients in its own forward pass"),
+)
 CLASSES_NEEDED = {"apgd-dlr": 3, "apgd-t": 4, "standard": 4, "plus": 4, "rand": 3}  # the DLR loss compares logits
 
 
@@ -130,21 +145,38 @@ def check_network(model: nn.Module, inputs: Tensor, norm: str) -> int:
 def quietly(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Let AutoAttack run without a trace: no output, no gradients on parameters, generators as they were.
 
-    Its checks guess from one batch whether a defence is randomised or hides its gradients, and print; results
-    here are verified one by one instead.
+    What its own checks would print or log comes out as warnings of `margincons.cautions`, once each.
     """
-    log = logging.getLogger("auto-attack")
-    was_disabled, tracer = log.disabled, sys.gettrace()
+    log, said = logging.getLogger("auto-attack"), io.StringIO()
+    propagated, tracer, listener = log.propagate, sys.gettrace(), logging.StreamHandler(said)
+    listener.setLevel(logging.WARNING)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), contextlib.redirect_stdout(io.StringIO()):
+    calls = getattr(getattr(import_autoattack(), "checks", None), "funcs", {})
+    calls.update(dict.fromkeys(calls, 0))  # else a dynamic defence seen once is seen in every later network
+    with torch.random.fork_rng(devices=cuda), contextlib.redirect_stdout(said):
         try:
-            log.disabled = True
+            log.propagate = False
+            log.addHandler(listener)
             for parameter in trained:  # FAB calls backward(), which would fill their .grad
                 parameter.requires_grad_(False)
             yield
         finally:
             for parameter in trained:
                 parameter.requires_grad_(True)
-            log.disabled = was_disabled
+            log.removeHandler(listener)
+            log.propagate = propagated
             sys.settrace(tracer)  # its check for dynamic defences leaves none
+    for caution in _cautions(said.getvalue()):
+        warnings.warn(caution, stacklevel=4)
+
+
+def _cautions(said: str) -> list[Caution]:
+    """Translate the warnings of AutoAttack's checks, pyautoattack's log and the original's prints alike."""
+    found = [kind(text) for words, kind, text in _SAID if words in said]
+    points = [int(count) for count in re.findall(r"there are (\d+) points with zero gradient", said)]
+    if points:
+        found.append(VanishingGradientsWarning(f"AutoAttack started at up to {max(points)} images with zero gradient"))
+    for loss in re.findall(r"Square Attack has decreased the robust accuracy of (\S+)%", said):
+        found.append(MaskedGradientsWarning(f"Square took {loss} points off the accuracy that gradients had left"))
+    return found

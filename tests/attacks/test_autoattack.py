@@ -21,6 +21,13 @@ from margincons.attacks.autoattack import (
     square,
 )
 from margincons.attacks.result import AttackResult, step_outwards
+from margincons.cautions import (
+    DynamicWarning,
+    MaskedGradientsWarning,
+    ProbabilitiesWarning,
+    RandomisedWarning,
+    VanishingGradientsWarning,
+)
 from margincons.errors import PixelRangeError, ShapeError, UnknownNameError, UsageError
 from margincons.passes import CountPasses
 from margincons.threat import dual_norm, vector_norm
@@ -318,16 +325,79 @@ def test_nothing_is_left_behind(inner, capfd, caplog, tmp_path, monkeypatch):
         for fab in FABS:
             fab(network, inner, labels, norm="Linf", steps=2)
         autoattack(network, inner, labels, epsilon=0.01, norm="Linf", attacks=["apgd-dlr"])
-        apgd(nn.Sequential(network, nn.Softmax(dim=1)), inner, labels, epsilon=0.01, norm="L2", steps=3)
+        with pytest.warns(ProbabilitiesWarning, match="AutoAttack saw outputs that are probabilities; leave out"):
+            apgd(nn.Sequential(network, nn.Softmax(dim=1)), inner, labels, epsilon=0.01, norm="L2", steps=3)
         assert sys.gettrace() is tracer
     finally:
         sys.settrace(traced_by)
     assert capfd.readouterr() == ("", "")
-    assert caplog.records == []  # AutoAttack warns of outputs that are probabilities, here without being asked
+    assert caplog.records == []
     assert list(Path().iterdir()) == []
     assert_close(torch.get_rng_state(), before)
-    assert not logging.getLogger("auto-attack").disabled
+    assert logging.getLogger("auto-attack").propagate
+    assert logging.getLogger("auto-attack").handlers == []
     assert all(p.grad is None and p.requires_grad for p in network.parameters())
+
+
+class Noisy(nn.Module):
+    """A network under small noise."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs):
+        return self.network(inputs + 0.01 * torch.randn_like(inputs))
+
+
+class Purified(Noisy):
+    """Moves its input along its own gradient before it looks at it: a dynamic defence."""
+
+    def forward(self, inputs):
+        with torch.enable_grad():
+            moved = inputs.detach().requires_grad_()
+            moved = moved - 0.01 * torch.autograd.grad(self.network(moved).sum(), moved)[0]
+        return self.network(moved.detach() + 0 * inputs)
+
+
+class Kinked(Noisy):
+    """Constant but for steps: gradients vanish almost everywhere."""
+
+    def forward(self, inputs):
+        logits = self.network(inputs)
+        return logits.round() + 0 * logits
+
+
+class Misleading(Noisy):
+    """Its gradient points the wrong way."""
+
+    def forward(self, inputs):
+        return self.network(2 * inputs.detach() - inputs)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "attacks", "caution", "text"),
+    [
+        (Noisy, ["apgd-ce"], RandomisedWarning, "AutoAttack saw logits change between passes; fix the network's"),
+        (Purified, ["apgd-ce"], DynamicWarning, "AutoAttack saw the network compute gradients in its own forward pass"),
+        (Kinked, ["apgd-dlr"], VanishingGradientsWarning, "AutoAttack started at up to 30 images with zero gradient"),
+        (
+            Misleading,
+            ["apgd-ce", "fab", "square"],
+            MaskedGradientsWarning,
+            r"Square took \d+\.\d\d points off the accuracy that gradients had left; gradients mislead the attacks",
+        ),
+    ],
+)
+def test_what_autoattacks_own_checks_say_is_a_warning_with_a_name(inner, wrap, attacks, caution, text, capfd):
+    plain = linear()
+    network = wrap(plain)
+    labels = predictions(network, inner)
+    epsilon = exact_margin(plain, inner, "Linf").median().item()
+    with pytest.warns(caution, match=text):
+        autoattack(network, inner, labels, epsilon=epsilon, norm="Linf", attacks=attacks)
+    assert capfd.readouterr() == ("", "")
+    autoattack(plain, inner, predictions(plain, inner), epsilon=epsilon, norm="Linf", attacks=["apgd-ce"])  # forgotten
 
 
 def test_an_empty_batch_is_answered_with_an_empty_result(inner):

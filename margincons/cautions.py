@@ -1,0 +1,80 @@
+"""Every warning that margincons gives on purpose: the work goes on, and the record keeps it by name.
+
+An error says that a measurement would be wrong; a caution says what to read it with.
+"""
+
+
+class Caution(UserWarning):
+    """Base class: what was seen, and what it means for a measurement."""
+
+    advice = "read the measurement with care"
+
+    def __init__(self, seen: str) -> None:
+        """Say what was seen, without the full stop."""
+        super().__init__(seen)
+
+    def __str__(self) -> str:
+        """One line: what was seen, and what it means."""
+        return f"{self.args[0]}; {self.advice}."
+
+
+class RandomisedWarning(Caution):
+    """The same images give other logits in a second pass."""
+
+    advice = "fix the network's randomness, or each margin is that of one draw"
+
+
+class BatchDependentWarning(Caution):
+    """The logits of an image change with the images beside it."""
+
+    advice = "does a layer use the statistics of its batch? Then no margin is that of an image alone"
+
+
+class TrainingModeWarning(Caution):
+    """Parts of the network stay in training mode."""
+
+    advice = "does it override train()? Dropout stays random then, and measuring changes batch statistics"
+
+
+class DynamicWarning(Caution):
+    """The network computes gradients inside its own forward pass."""
+
+    advice = "attacks may fail to differentiate through it: every bound holds, but it may be loose"
+
+
+class ProbabilitiesWarning(Caution):
+    """The network returns probabilities where logits are expected."""
+
+    advice = "leave out the last softmax or sigmoid: gradients vanish in it, and logit margins become those of p"
+
+
+class VanishingGradientsWarning(Caution):
+    """The gradient that the attack climbs is zero, or as good as zero, on some images."""
+
+    advice = "an attack has nothing to climb there: compare its bounds with those of another attack"
+
+
+class MaskedGradientsWarning(Caution):
+    """A search without gradients found what attacks with gradients had missed."""
+
+    advice = "gradients mislead the attacks on this network: its robust accuracy may be lower still"
+
+
+class NoHeadWarning(Caution):
+    """The network has no last linear layer, as an ensemble has none."""
+
+    advice = "the record has no feature margins and no feature distances; everything else is measured"
+
+
+class ChanceAccuracyWarning(Caution):
+    """The network is not right more often than guessing would be."""
+
+    advice = "do labels count the classes in the network's order, and are the images what it was trained on?"
+
+
+def plain(cautions: "list[Caution]") -> list[dict[str, str]]:
+    """Names and texts, the first of each name: what a record keeps."""
+    first: dict[str, str] = {}
+    for one in cautions:
+        first.setdefault(type(one).__name__, str(one))
+    return [{"name": name, "text": text} for name, text in first.items()]
