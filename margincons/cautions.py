@@ -3,6 +3,9 @@
 An error says that a measurement would be wrong; a caution says what to read it with.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 
 class Caution(UserWarning):
     """Base class: what was seen, and what it means for a measurement."""
@@ -72,7 +75,13 @@ class ChanceAccuracyWarning(Caution):
     advice = "do labels count the classes in the network's order, and are the images what it was trained on?"
 
 
-def plain(cautions: "list[Caution]") -> list[dict[str, str]]:
+def remembered(tables: Mapping[str, Any]) -> list[str]:
+    """One line for each caution that was given while these records, by name, were measured."""
+    kept = {name: table.attrs.get("made", {}).get("warnings", ()) for name, table in tables.items()}
+    return [f"{name}: {one['name']}: {one['text']}" for name, cautions in kept.items() for one in cautions]
+
+
+def plain(cautions: Sequence[Caution]) -> list[dict[str, str]]:
     """Names and texts, the first of each name: what a record keeps."""
     first: dict[str, str] = {}
     for one in cautions:

@@ -5,7 +5,7 @@ cost is a few passes over the first images.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,15 +86,21 @@ def check_before_work(
 
 
 @contextmanager
-def heard() -> Iterator[list[dict[str, str]]]:
-    """Collect the cautions that are given inside, as a record keeps them; they are given again at the end."""
-    found: list[dict[str, str]] = []
+def heard(known: Sequence[dict[str, str]] = ()) -> Iterator[list[dict[str, str]]]:
+    """Collect the cautions that are given inside, as a record keeps them; they are given again at the end.
+
+    Args:
+        known: Cautions of the same record that were given before; their names are not kept twice.
+    """
+    found = list(known)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", Caution)
         yield found
     for warning in caught:
         warnings.warn(warning.message, stacklevel=3)
-    found += plain([warning.message for warning in caught if isinstance(warning.message, Caution)])
+    names = {one["name"] for one in known}
+    given = plain([warning.message for warning in caught if isinstance(warning.message, Caution)])
+    found += [one for one in given if one["name"] not in names]
 
 
 def _check_classes(images: Images, classes: int) -> None:

@@ -2,10 +2,12 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from margincons.cautions import Caution, remembered
 from margincons.errors import MarginError, PageError, UnknownNameError
 
 EXAMPLES = {
@@ -25,7 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         options = _parser().parse_args(arguments)
-        return options.run(options) or 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", Caution)
+            warnings.showwarning = _show
+            return options.run(options) or 0
     except PageError as error:
         print(f"margincons: {error}", file=sys.stderr)
         return 1
@@ -41,6 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("margincons: interrupted; the same command goes on where it stopped.", file=sys.stderr)
         return 130
+
+
+def _show(message, category, filename, lineno, *_) -> None:
+    """Print a caution of ours in one line, any other warning as Python would."""
+    text = warnings.formatwarning(message, category, filename, lineno)
+    print(f"margincons: {category.__name__}: {message}" if issubclass(category, Caution) else text, file=sys.stderr)
 
 
 def _book(options: argparse.Namespace) -> int | None:
@@ -94,6 +105,7 @@ def _report(options: argparse.Namespace) -> None:
     for table in tables.values():
         ThreatModel(norm=table.attrs["settings"]["norm"], epsilon=options.epsilon)  # refuses 8 for 8/255
     print(report(tables, epsilon=options.epsilon, score=options.score).to_string())
+    print(*(f"margincons: {line}\n" for line in remembered(tables)), sep="", end="", file=sys.stderr)
 
 
 def _models(options: argparse.Namespace) -> None:

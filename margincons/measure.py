@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from margincons.checks import heard, warn_before_work
 from margincons.classifier import Classifier
 from margincons.data import Images, load_images
 from margincons.errors import ChecksumError, FileFormatError, RecordError, UnknownNameError, UsageError
@@ -102,17 +103,17 @@ def measure(
         "shard_size": shard_size,
         "device": device,
     }
-    made = provenance()
+    made = provenance() | {"warnings": warn_before_work(classifier, images, settings)}
     bar = {"desc": f"{model_id} {attack}", "unit": "image", "disable": not progress, "file": sys.__stderr__}
     with tqdm(total=len(images), **bar) as bar:
         for number, rows in enumerate(torch.arange(len(images)).split(shard_size)):
             path = out / f"shard-{number:05d}.parquet"
             if not _finished(path, settings):
                 started = time.perf_counter()
-                table = pd.concat(
-                    [measure_batch(classifier, images, part, settings) for part in rows.split(batch_size)]
-                )
-                write_shard(path, table, settings, made | {"seconds": round(time.perf_counter() - started, 2)})
+                with heard(made["warnings"]) as warned:
+                    parts = [measure_batch(classifier, images, part, settings) for part in rows.split(batch_size)]
+                seconds = round(time.perf_counter() - started, 2)
+                write_shard(path, pd.concat(parts), settings, made | {"seconds": seconds, "warnings": warned})
             bar.update(len(rows))
     return read_record(out)
 
@@ -151,6 +152,7 @@ def measure_images(
     _check_sizes(batch_size=batch_size)
     classifier = Classifier(model, images.inputs[:2])
     settings = {"norm": norm, "attack": attack, "effort": effort, "epsilon": epsilon, "seed": seed}
+    warn_before_work(classifier, images, settings | {"batch_size": batch_size})
     parts = torch.arange(len(images)).split(batch_size)
     return pd.concat([measure_batch(classifier, images, part, settings) for part in parts], ignore_index=True)
 

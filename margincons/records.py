@@ -107,7 +107,7 @@ def read_record(path_or_name: str | Path) -> pd.DataFrame:
             "digits/trades/Linf/fab_paper".
 
     Returns:
-        The table; ``table.attrs`` holds "settings" and "made" of its first shard.
+        The table; ``table.attrs`` holds "settings" and "made" of its first shard, with the warnings of all.
 
     Raises:
         MissingFileError: If there is no such folder.
@@ -129,7 +129,9 @@ def read_record(path_or_name: str | Path) -> pd.DataFrame:
     for shard, about in zip(shards, abouts, strict=True):
         check_settings(shard, about["settings"], abouts[0]["settings"])
     table = pd.concat(tables, ignore_index=True).sort_values("index", ignore_index=True)
-    table.attrs = {"settings": abouts[0]["settings"], "made": abouts[0]["made"]}
+    told = {one["name"]: one for about in reversed(abouts) for one in about["made"].get("warnings", ())}
+    made = abouts[0]["made"] | ({"warnings": list(told.values())} if told else {})
+    table.attrs = {"settings": abouts[0]["settings"], "made": made}
     return table
 
 

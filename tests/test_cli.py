@@ -234,3 +234,18 @@ def test_as_a_process_it_exits_the_same_way(arguments, status, text):
     assert text in done.stderr
     assert "Traceback" not in done.stderr
     assert ("example: margincons train" in done.stdout) == (status == 0)
+
+
+def test_a_caution_is_one_line_on_stderr_and_no_reason_to_stop(tmp_path, capfd):
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\nfrom margincons.zoo import load_model\n"
+        "def soft():\n    return nn.Sequential(load_model('digits/mlp'), nn.Softmax(dim=1))\n"
+    )
+    assert run("measure", "nets.py:soft", "--data", "digits", "--effort", "fast", "--limit", "4", "--out", "runs") == 0
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("margincons: ")]
+    names = ["NoHeadWarning", "ProbabilitiesWarning"]
+    assert [line.split(": ")[1] for line in lines] == names
+    assert run("report", "runs/nets.soft/Linf/minimum_norm", "--epsilon", "0.1") == 0
+    out, err = capfd.readouterr()
+    assert [line.split(": ")[2] for line in err.splitlines()] == names
+    assert "Warning" not in out

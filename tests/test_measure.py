@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,15 @@ from pandas.testing import assert_frame_equal
 from torch import nn
 from torch.testing import assert_close
 
+from margincons import cli
+from margincons.cautions import NoHeadWarning, VanishingGradientsWarning
 from margincons.certificates import exact_margins
 from margincons.classifier import Classifier
 from margincons.data import load_images
 from margincons.errors import PixelRangeError, RecordError, ShapeError, UnknownNameError, UsageError
 from margincons.margins import input_margins
 from margincons.measure import choose_device, measure, measure_again, measure_images, obtain, record_folder
-from margincons.records import read_record, shipped_records
+from margincons.records import read_record, read_shard, shipped_records
 from margincons.scores import SCORES, all_scores
 from margincons.threat import vector_norm
 from margincons.zoo import load_model, state_sha256
@@ -120,6 +123,28 @@ def test_a_row_holds_the_images_scores_margin_and_how_far_its_features_moved():
     assert (table["backward_passes"] > 0).all()
 
 
+def test_a_record_keeps_the_warnings_given_before_and_during_its_measurement(tmp_path, monkeypatch, capsys):
+    batch = room.measure_batch
+
+    def warn(classifier, images, rows, settings):
+        if 5 in rows:
+            warnings.warn(NoHeadWarning("Seen at the sixth image"), stacklevel=1)
+        return batch(classifier, images, rows, settings)
+
+    monkeypatch.setattr(room, "measure_batch", warn)
+    with pytest.warns((NoHeadWarning, VanishingGradientsWarning)) as given:
+        table = measure("digits/masked", "digits", out=tmp_path, limit=7, **QUICK)
+    before, during = (str(one.message) for one in given)
+    kept = [{"name": "VanishingGradientsWarning", "text": before}, {"name": "NoHeadWarning", "text": during}]
+    assert read_shard(tmp_path / "shard-00000.parquet")[1]["made"]["warnings"] == kept[:1]
+    assert read_shard(tmp_path / "shard-00001.parquet")[1]["made"]["warnings"] == kept
+    assert sorted(table.attrs["made"]["warnings"], key=str) == sorted(kept, key=str)
+    assert cli.main(["report", str(tmp_path), "--epsilon", "0.1"]) == 0
+    shown = capsys.readouterr()
+    assert all(f"margincons: {tmp_path}: {one['name']}: {one['text']}\n" in shown.err for one in kept)
+    assert "Warning" not in shown.out
+
+
 def test_what_was_not_found_has_an_infinite_margin_and_no_feature_distance():
     table = measure_images(load_model("digits/mlp"), load_images("digits", n=6), attack="fgsm", epsilon=0.001)
     assert not table["success"].any()
@@ -130,7 +155,8 @@ def test_what_was_not_found_has_an_infinite_margin_and_no_feature_distance():
 
 def test_a_network_without_a_head_is_measured_in_everything_else():
     model = nn.Sequential(load_model("digits/mlp"), nn.Tanh())
-    table = measure_images(model, load_images("digits", n=4), effort="fast")
+    with pytest.warns(NoHeadWarning, match="No features: "):
+        table = measure_images(model, load_images("digits", n=4), effort="fast")
     assert set(SCORES) - set(table.columns) == {"feature_margin"}
     assert table["feature_distance"].isna().all()
     assert table["success"].all()
