@@ -184,11 +184,12 @@ def test_a_record_that_does_not_exist_is_named(tmp_path, monkeypatch, name, erro
 def test_every_shipped_record_is_whole_and_says_how_it_was_made(name):
     table = read_record(name)
     settings, made = table.attrs["settings"], table.attrs["made"]
-    certificate = settings.get("certificate")
-    folder = settings["attack"] + (f"-{certificate}" if certificate else "")
+    certificate, split = settings.get("certificate"), settings["data"].removeprefix("digits/")
+    folder = "-".join(filter(None, (settings["attack"], certificate, "" if split == "test" else split)))
+    images = load_images("digits", split=split)
     assert name == f"{settings['model']}/{settings['norm']}/{folder}"
-    assert table["index"].tolist() == list(range(100 if certificate == "exact" else 800))
-    assert table["label"].tolist() == load_images("digits").labels[: len(table)].tolist()
+    assert table["index"].tolist() == list(range(100 if certificate == "exact" else len(images)))
+    assert table["label"].tolist() == images.labels[: len(table)].tolist()
     assert set(made) >= {"command", "commit", "versions", "machine", "started"}
     assert np.isfinite(table["upper"][table["success"]]).all()
     assert np.isinf(table["upper"][~table["success"]]).all()  # a failed attack is no margin
