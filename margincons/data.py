@@ -5,19 +5,21 @@ import hashlib
 import os
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from margincons.decoding import ArrayOnDisk, Decoded, scaled
 from margincons.errors import DownloadError, FileFormatError, MissingFileError, UnknownNameError, UsageError
 from margincons.threat import check_images
 
 CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
 DATASETS = tuple(CLASSES)
 DIGITS_SPLITS = {"train": 797, "calibration": 200, "test": 800}
+CHUNK = 512  # images decoded at once for a checksum
 _DIGITS_SEED = 20240626
 
 
@@ -25,7 +27,7 @@ _DIGITS_SEED = 20240626
 class Images:
     """Labelled images, in a fixed order."""
 
-    inputs: Tensor  # (n, c, h, w), float32, [0, 1]
+    inputs: Tensor | Decoded  # (n, c, h, w), float32, [0, 1]; decoded when rows are asked for, where opened ``lazy``
     labels: Tensor  # (n,), int64
     name: str  # what load_images was asked for
     decoding: str  # how stored values became [0, 1]
@@ -36,12 +38,21 @@ class Images:
 
     def checksum(self) -> str:
         """SHA-256 over the decoded images and labels."""
-        digest = hashlib.sha256(self.inputs.numpy().tobytes())
-        digest.update(self.labels.numpy().tobytes())
+        digest = hashlib.sha256()
+        for start in range(0, len(self), CHUNK):
+            digest.update(self.inputs[start : start + CHUNK].contiguous().numpy())
+        digest.update(self.labels.contiguous().numpy())
         return digest.hexdigest()
 
+    def head(self, n: int) -> "Images":
+        """The first n images."""
+        inputs = self.inputs.head(n) if isinstance(self.inputs, Decoded) else self.inputs[:n]
+        return replace(self, inputs=inputs, labels=self.labels[:n])
 
-def load_images(dataset: str, *, split: str = "test", n: int | None = None, download: bool = False) -> Images:
+
+def load_images(
+    dataset: str, *, split: str = "test", n: int | None = None, download: bool = False, lazy: bool = False
+) -> Images:
     """Load images by name, or from a file or folder of one's own.
 
     Args:
@@ -51,6 +62,8 @@ def load_images(dataset: str, *, split: str = "test", n: int | None = None, down
         split: "train", "calibration" (digits only) or "test". Files and folders have one split: "test".
         n: How many images, from the first; all when None or 0. A folder is shuffled once and for all before.
         download: Whether CIFAR may be downloaded when it is not on disk.
+        lazy: Decode images when rows of them are asked for, so that memory does not grow with their number: an
+            uncompressed .npz and a folder stay on disk, CIFAR and a compressed .npz stay as they are stored.
 
     Raises:
         UnknownNameError: If the name is neither a dataset nor looks like a path, or has no such split.
@@ -63,19 +76,19 @@ def load_images(dataset: str, *, split: str = "test", n: int | None = None, down
     if dataset == "digits":
         images = _digits(split)
     elif dataset in ("cifar10", "cifar100"):
-        images = _cifar(dataset, split, download)
+        images = _cifar(dataset, split, download, lazy)
     elif dataset == "imagenet":
-        images = _imagenet(split, n)
+        images = _imagenet(split, n, lazy)
     elif dataset.endswith(".npz") or os.sep in dataset or Path(dataset).is_dir():
         if split != "test":
             raise UnknownNameError(f"split of {dataset}", split, ("test",))
-        images = _npz(Path(dataset)) if dataset.endswith(".npz") else _folder(Path(dataset), n)
+        path = Path(dataset)
+        images = _npz(path, lazy) if dataset.endswith(".npz") else _folder(path, n, lazy)
     else:
         raise UnknownNameError("dataset", dataset, DATASETS)
-    check_images(images.inputs)
-    if n:
-        images = Images(inputs=images.inputs[:n], labels=images.labels[:n], name=images.name, decoding=images.decoding)
-    return images
+    if isinstance(images.inputs, Tensor):
+        check_images(images.inputs)
+    return images.head(n) if n else images
 
 
 @functools.cache
@@ -102,7 +115,7 @@ def data_folder() -> Path:
     return Path(os.environ.get("MARGINCONS_DATA", "~/.cache/margincons/data")).expanduser()
 
 
-def _cifar(dataset: str, split: str, download: bool) -> Images:
+def _cifar(dataset: str, split: str, download: bool, lazy: bool) -> Images:
     from torchvision import datasets
 
     if split not in ("train", "test"):
@@ -119,30 +132,39 @@ def _cifar(dataset: str, split: str, download: bool) -> Images:
             "or name another folder in MARGINCONS_DATA."
         ) from None
     return Images(
-        inputs=torch.from_numpy(stored.data).permute(0, 3, 1, 2).float() / 255,
+        inputs=_decoded(stored.data, lazy),
         labels=torch.tensor(stored.targets),
         name=f"{dataset}/{split}",
         decoding="divided by 255",
     )
 
 
-def _imagenet(split: str, n: int | None) -> Images:
+def _decoded(pixels: np.ndarray | ArrayOnDisk, lazy: bool) -> Tensor | Decoded:
+    """Stored pixels (n, c, h, w) or (n, h, w, c) as images; bytes are divided by 255."""
+    last = pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3)
+    decode = functools.partial(scaled, channels_last=last, scale=255 if pixels.dtype == np.uint8 else 1)
+    return Decoded(decode=lambda rows: decode(pixels[rows]), count=len(pixels)) if lazy else decode(pixels)
+
+
+def _imagenet(split: str, n: int | None, lazy: bool) -> Images:
     folder = data_folder() / "imagenet" / ("val" if split == "test" else split)
     if not folder.is_dir():
         raise DownloadError(
             f"Expected ImageNet's images, one folder per class, in {folder}; "
             "its licence forbids fetching them for you: put them there, or name another folder in MARGINCONS_DATA."
         )
-    return _folder(folder, n)
+    return _folder(folder, n, lazy)
 
 
-def _npz(path: Path) -> Images:
+def _npz(path: Path, lazy: bool) -> Images:
     if not path.is_file():
         raise MissingFileError(path, "file of images")
     try:
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in ("x", "y") if name in stored.files}
             names = stored.files
+            on_disk = ArrayOnDisk.within(path, "x") if lazy and "x" in names else None
+            arrays = {} if on_disk is None else {"x": on_disk}
+            arrays |= {name: stored[name] for name in ("x", "y") if name in names and name not in arrays}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FileFormatError(path, "arrays x and y saved by numpy", f"{error}".strip() or "something else") from None
     if len(arrays) < 2:
@@ -152,19 +174,15 @@ def _npz(path: Path) -> Images:
         raise FileFormatError(path, "x (n, c, h, w) and y (n,)", f"x {pixels.shape} and y {labels.shape}")
     if pixels.dtype.kind not in "buif" or labels.dtype.kind not in "ui":
         raise FileFormatError(path, "numbers x and whole numbers y", f"x of {pixels.dtype} and y of {labels.dtype}")
-    if pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3):
-        pixels = pixels.transpose(0, 3, 1, 2)
-    decoding = "divided by 255" if pixels.dtype == np.uint8 else "as stored"
-    scale = 255 if pixels.dtype == np.uint8 else 1
     return Images(
-        inputs=torch.from_numpy(np.ascontiguousarray(pixels)).float() / scale,
+        inputs=_decoded(pixels, lazy),
         labels=torch.from_numpy(labels.astype(np.int64)),
         name=path.stem,
-        decoding=decoding,
+        decoding="divided by 255" if pixels.dtype == np.uint8 else "as stored",
     )
 
 
-def _folder(path: Path, n: int | None, size: int = 224) -> Images:
+def _folder(path: Path, n: int | None, lazy: bool, size: int = 224) -> Images:
     """Images of one subfolder per class, in a fixed shuffled order, so that the first n are a fair sample.
 
     Images of several sizes, or larger ones, are resized and cropped as ImageNet's are; grey ones become coloured.
@@ -188,13 +206,19 @@ def _folder(path: Path, n: int | None, size: int = 224) -> Images:
                 sizes.add(header.size)
         same = len(sizes) == 1 and max(*sizes.copy().pop()) <= size
         steps = [] if same else [transforms.Resize(256), transforms.CenterCrop(size)]
-        decode = transforms.Compose([*steps, transforms.ToTensor()])
-        pairs = [(decode(image), label) for image, label in (stored[row] for row in rows)]
+        to_tensor = transforms.Compose([*steps, transforms.ToTensor()])
     except (UnidentifiedImageError, OSError) as error:
         raise FileFormatError(path, "images", str(error)) from None
+
+    def decode(places: np.ndarray) -> Tensor:
+        try:
+            return torch.stack([to_tensor(stored[row][0]) for row in rows[places]])
+        except (UnidentifiedImageError, OSError) as error:
+            raise FileFormatError(path, "images", str(error)) from None
+
     return Images(
-        inputs=torch.stack([image for image, _ in pairs]),
-        labels=torch.tensor([label for _, label in pairs]),
+        inputs=Decoded(decode=decode, count=len(rows)) if lazy else decode(np.arange(len(rows))),
+        labels=torch.tensor([stored.targets[row] for row in rows]),
         name=path.name,
         decoding="divided by 255" + ("" if same else f", resized to 256 and cropped to {size}"),
     )

@@ -131,6 +131,35 @@ class RecordError(MarginError):
     """A record on disk does not match what is being asked of it."""
 
 
+class LockedError(RecordError):
+    """Somebody else is writing a record."""
+
+    def __init__(self, folder: str | Path, holder: dict[str, str | int]) -> None:
+        """Name the record and who holds it."""
+        who = "process {pid} on {host}, since {since} ({command})".format_map(
+            {"pid": "?", "host": "?", "since": "?", "command": "?"} | holder
+        )
+        super().__init__(
+            f"Expected to be the only writer of {folder}, it is held by {who}; "
+            "wait for it or stop it: what it leaves is resumed."
+        )
+
+
+class BatchMemoryError(MarginError):
+    """Not even one image fits into memory."""
+
+    def __init__(self, device: str, reason: str) -> None:
+        """Name the device and what it said."""
+        super().__init__(
+            f"Expected one image at a time to fit into the memory of {device}, got {reason[:200]}; "
+            "does something else fill it?"
+        )
+
+
+class ClusterError(MarginError):
+    """A Dask cluster cannot be reached, or gave up on a shard."""
+
+
 class DownloadError(MarginError):
     """Something would have to be downloaded, or could not be."""
 

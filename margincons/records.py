@@ -8,10 +8,10 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,20 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from margincons.errors import ChecksumError, FileFormatError, MissingFileError, RecordError, UnknownNameError
+from margincons.atomic import written_whole
+from margincons.errors import (
+    ChecksumError,
+    FileFormatError,
+    MissingColumnError,
+    MissingFileError,
+    RecordError,
+    UnknownNameError,
+)
 
 SHIPPED = Path(__file__).parent / "records"
+EXTENSION = ("images", "data_sha256")  # settings that change when a record is extended to more images
 _KEY, _SEAL = b"margincons", b"margincons_sha256"  # provenance as JSON, and its checksum
+_DIGEST, _OLD = "columns_sha256", "rows_sha256"  # keys of the provenance: checksum of the rows, today's and the first
 _PACKAGES = ("margincons", "torch", "numpy", "pyautoattack", "robustbench")
 
 
@@ -49,42 +59,41 @@ def write_shard(path: Path, table: pd.DataFrame, settings: dict[str, Any], made:
         settings: What identifies the record; the same in all its shards.
         made: How this shard was made, from `provenance`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = pa.Table.from_pandas(table, preserve_index=False)
-    about = json.dumps({"settings": settings, "made": made, "rows_sha256": _rows_sha256(rows)}).encode()
+    about = json.dumps({"settings": settings, "made": made, _DIGEST: _digest(rows)}).encode()
     rows = rows.replace_schema_metadata({_KEY: about, _SEAL: hashlib.sha256(about).hexdigest()})
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(rows, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with written_whole(path) as file:
+        pq.write_table(rows, file, compression="zstd")
 
 
 def read_shard(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Read one shard and check that it holds what was written.
 
     Returns:
-        The rows, and a dictionary with keys "settings", "made" and "rows_sha256".
+        The rows, and a dictionary with keys "settings" and "made", and with the checksum of the rows.
 
     Raises:
         FileFormatError: If the file is not a shard of a record.
         ChecksumError: If its rows or its provenance have changed.
     """
+    rows, about = _read_checked(path)
+    return rows.to_pandas(), about
+
+
+def _read_checked(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     try:
-        rows = pq.read_table(path)
-        rows_sha256 = _rows_sha256(rows)
+        rows = pq.ParquetFile(path).read(use_threads=False)
+        metadata = rows.schema.metadata or {}
+        about = _about(path, metadata)
+        digest, wanted = (_digest(rows), about[_DIGEST]) if _DIGEST in about else (_old_digest(rows), about[_OLD])
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise FileFormatError(path, "a shard of a record", " ".join(str(error).split())[:200]) from None
-    metadata = rows.schema.metadata or {}
+    if digest != wanted:
+        raise ChecksumError(path, wanted, digest)
+    return rows.replace_schema_metadata(None), about
+
+
+def _about(path: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
     if _KEY not in metadata:
         raise FileFormatError(path, "a shard of a record", "Parquet without margincons' provenance")
     seal, digest = metadata.get(_SEAL, b"").decode(errors="replace"), hashlib.sha256(metadata[_KEY]).hexdigest()
@@ -93,10 +102,10 @@ def read_shard(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     try:
         about = json.loads(metadata[_KEY])
     except ValueError:
-        raise FileFormatError(path, "a shard of a record", "provenance that cannot be read") from None
-    if rows_sha256 != about["rows_sha256"]:
-        raise ChecksumError(path, about["rows_sha256"], rows_sha256)
-    return rows.replace_schema_metadata(None).to_pandas(), about
+        about = None
+    if not isinstance(about, dict) or not about.keys() & {_DIGEST, _OLD} or not about.keys() >= {"settings", "made"}:
+        raise FileFormatError(path, "a shard of a record", "provenance that cannot be read")
+    return about
 
 
 def read_record(path_or_name: str | Path) -> pd.DataFrame:
@@ -107,13 +116,35 @@ def read_record(path_or_name: str | Path) -> pd.DataFrame:
             "digits/trades/Linf/fab_paper".
 
     Returns:
-        The table; ``table.attrs`` holds "settings" and "made" of its first shard, with the warnings of all.
+        The table; ``table.attrs`` holds "settings" and "made" of its first shard, with the warnings of all; where a
+        record was extended, the settings of the extension.
 
     Raises:
         MissingFileError: If there is no such folder.
         UnknownNameError: If it looks like a shipped record's name and none has it.
         RecordError: If its shards were measured with different settings.
     """
+    shards = shards_of(path_or_name)
+    with ThreadPoolExecutor(max_workers=4) as pool:  # most of the time is spent in Arrow, outside of Python's lock
+        tables, abouts = zip(*pool.map(_read_checked, shards), strict=True)
+    latest = max((about["settings"] for about in abouts), key=lambda settings: settings.get("images") or 0)
+    for shard, about in zip(shards, abouts, strict=True):
+        check_settings(shard, about["settings"], latest, extended=True)
+    try:
+        table = pa.concat_tables(tables, promote_options="permissive").to_pandas()
+    except pa.ArrowException as error:
+        raise RecordError(f"Expected the shards of {path_or_name} to have the same columns, but: {error}") from None
+    if "index" not in table:
+        raise MissingColumnError("index", table.columns)
+    if not table["index"].is_monotonic_increasing:
+        table = table.sort_values("index", ignore_index=True)
+    told = {one["name"]: one for about in reversed(abouts) for one in about["made"].get("warnings", ())}
+    table.attrs = {"settings": latest, "made": abouts[0]["made"] | ({"warnings": list(told.values())} if told else {})}
+    return table
+
+
+def shards_of(path_or_name: str | Path) -> list[Path]:
+    """Files of a record, by its folder or by the name of a shipped one; errors as in `read_record`."""
     path = Path(path_or_name)
     if not path.exists():
         shipped = shipped_records()
@@ -125,20 +156,21 @@ def read_record(path_or_name: str | Path) -> pd.DataFrame:
     shards = [path] if path.is_file() else sorted(path.glob("shard-*.parquet"))
     if not shards:
         raise MissingFileError(path / "shard-*.parquet", "shard of a record")
-    tables, abouts = zip(*(read_shard(shard) for shard in shards), strict=True)
-    for shard, about in zip(shards, abouts, strict=True):
-        check_settings(shard, about["settings"], abouts[0]["settings"])
-    table = pd.concat(tables, ignore_index=True).sort_values("index", ignore_index=True)
-    told = {one["name"]: one for about in reversed(abouts) for one in about["made"].get("warnings", ())}
-    made = abouts[0]["made"] | ({"warnings": list(told.values())} if told else {})
-    table.attrs = {"settings": abouts[0]["settings"], "made": made}
-    return table
+    return shards
 
 
-def check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise `RecordError` naming the first setting in which a shard differs from what is wanted."""
+def check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any], *, extended: bool = False) -> None:
+    """Raise `RecordError` naming the first setting in which a shard differs from what is wanted.
+
+    Args:
+        path: Of the shard.
+        found: Its settings.
+        wanted: Those it should have.
+        extended: Allow a shard that was measured when fewer images were asked for.
+    """
+    fewer = extended and (found.get("images") or 0) < (wanted.get("images") or 0)
     for key in [*wanted, *found]:
-        if found.get(key) != wanted.get(key):
+        if found.get(key) != wanted.get(key) and not (fewer and key in EXTENSION):
             raise RecordError(
                 f"Expected {path} to be measured with {key}={wanted.get(key)!r}, it has {found.get(key)!r}; "
                 "a record holds one measurement: choose another folder, or the same settings."
@@ -150,7 +182,24 @@ def shipped_records() -> list[str]:
     return sorted({path.parent.relative_to(SHIPPED).as_posix() for path in SHIPPED.rglob("shard-*.parquet")})
 
 
-def _rows_sha256(rows: pa.Table) -> str:
+def _digest(rows: pa.Table) -> str:
+    """SHA-256 over names, types and values; the same however Arrow cuts the rows into chunks."""
+    digest = hashlib.sha256()
+    for name, column in zip(rows.column_names, rows.columns, strict=True):
+        kind, array = column.type, column.combine_chunks()
+        digest.update(f"{name} {kind} {len(array)} {array.null_count}".encode())
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+            if array.null_count:
+                digest.update(array.is_valid().to_numpy(zero_copy_only=False))
+                array = array.fill_null(pa.scalar(0).cast(kind))
+            digest.update(array.to_numpy(zero_copy_only=False))
+        else:
+            digest.update(repr(array.to_pylist()).encode())
+    return digest.hexdigest()
+
+
+def _old_digest(rows: pa.Table) -> str:
+    """Checksum of the first shipped records: the same idea through Python's text of the values, 20 times slower."""
     digest = hashlib.sha256()
     for name in rows.column_names:
         digest.update(name.encode())

@@ -14,7 +14,19 @@ PACKAGE = Path(margincons.__file__).parent
 LAYERS = {  # a folder stands for what it holds, unless a file of it is named
     0: ("errors", "cautions"),
     1: ("threat", "classifier", "passes", "weighted", "metrics", "intervals"),
-    2: ("scores", "records", "data", "paper", "attacks.result", "attacks.randomness", "attacks.steps"),
+    2: (
+        "atomic",
+        "locks",
+        "scores",
+        "records",
+        "kept_images",
+        "decoding",
+        "data",
+        "paper",
+        "attacks.result",
+        "attacks.randomness",
+        "attacks.steps",
+    ),
     3: ("attacks", "certificates", "zoo.bundled", "zoo.robustbench", "zoo.user"),
     4: (
         "zoo",

@@ -14,7 +14,14 @@ from pandas.testing import assert_frame_equal
 
 from margincons import records
 from margincons.data import load_images
-from margincons.errors import ChecksumError, FileFormatError, MissingFileError, RecordError, UnknownNameError
+from margincons.errors import (
+    ChecksumError,
+    FileFormatError,
+    MissingColumnError,
+    MissingFileError,
+    RecordError,
+    UnknownNameError,
+)
 from margincons.records import check_settings, provenance, read_record, read_shard, shipped_records, write_shard
 
 MADE = {"command": "margincons measure", "started": "2024-12-10"}
@@ -115,6 +122,51 @@ def test_a_record_is_its_shards_in_the_order_of_the_data_set(tmp_path):
     assert read_record(tmp_path / "shard-00001.parquet")["index"].tolist() == [3, 4, 5]
 
 
+def test_a_record_that_was_extended_reads_as_one_and_gives_the_extensions_settings(tmp_path):
+    planned = {"images": 3, "data_sha256": "a"}, {"images": 6, "data_sha256": "b"}
+    for number, more in enumerate(planned):
+        write_shard(tmp_path / f"shard-{number:05d}.parquet", small(3 * number), SETTINGS | more, MADE)
+    table = read_record(tmp_path)
+    assert table["index"].tolist() == list(range(6))
+    assert table.attrs["settings"] == SETTINGS | planned[1]
+    write_shard(tmp_path / "shard-00002.parquet", small(6), SETTINGS | {"images": 6, "data_sha256": "c"}, MADE)
+    with pytest.raises(RecordError, match=r"measured with data_sha256='b', it has 'c'|data_sha256='c', it has 'b'"):
+        read_record(tmp_path)
+
+
+def test_a_checksum_does_not_depend_on_how_arrow_cuts_the_rows_and_sees_every_change():
+    rows = pa.Table.from_pandas(table_of([(1, np.nan, 2.0, True), (2, 0.5, -0.0, False)]).assign(status=["a", "b"]))
+    whole = records._digest(rows)
+    assert records._digest(pa.concat_tables([rows.slice(0, 1), rows.slice(1)])) == whole
+    changed = [
+        rows.slice(0, 1),
+        pa.concat_tables([rows.slice(1), rows.slice(0, 1)]),
+        rows.rename_columns(["index", "lower", *rows.column_names[2:]]),
+        *(
+            rows.set_column(at, rows.schema.field(at), column.cast(rows.schema.field(at).type))
+            for at, column in (
+                (0, pa.array([1, 3])),
+                (1, pa.array([0, 0.5], pa.float32())),  # a zero where a number was missing
+                (1, pa.array([0.5, None], pa.float32())),
+                (2, pa.array([2.0, 0.0])),
+                (3, pa.array([True, True])),
+                (4, pa.array(["a", "c"])),
+            )
+        ),
+    ]
+    assert len({whole, *map(records._digest, changed)}) == len(changed) + 1
+
+
+def test_shards_of_other_columns_do_not_mix(tmp_path):
+    write_shard(tmp_path / "shard-00000.parquet", small(), SETTINGS, MADE)
+    write_shard(tmp_path / "shard-00001.parquet", small(3).assign(upper=["a", "b", "c"]), SETTINGS, MADE)
+    with pytest.raises(RecordError, match="to have the same columns"):
+        read_record(tmp_path)
+    write_shard(tmp_path / "shard-00000.parquet", small()[["upper"]], SETTINGS, MADE)
+    with pytest.raises(MissingColumnError, match="Expected a column 'index', the table has: upper"):
+        read_record(tmp_path / "shard-00000.parquet")
+
+
 def test_shards_of_other_settings_do_not_mix(tmp_path):
     write_shard(tmp_path / "shard-00000.parquet", small(), SETTINGS, MADE)
     write_shard(tmp_path / "shard-00001.parquet", small(3), SETTINGS | {"norm": "L2"}, MADE)
@@ -145,7 +197,7 @@ def test_a_failed_write_leaves_the_old_shard_and_nothing_temporary(tmp_path, mon
     def fail(*_, **__):
         raise OSError("no space left")
 
-    for module, name in ((records.os, "fsync"), (records.pq, "write_table"), (records.Path, "replace")):
+    for module, name in ((os, "fsync"), (records.pq, "write_table"), (records.Path, "replace")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, fail)
             with pytest.raises(OSError, match="no space left"):
@@ -157,7 +209,7 @@ def test_a_failed_write_leaves_the_old_shard_and_nothing_temporary(tmp_path, mon
 def test_a_shard_is_flushed_to_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     path, present = tmp_path / "shard-00000.parquet", []
     flush = os.fsync
-    monkeypatch.setattr(records.os, "fsync", lambda file: (present.append(path.exists()), flush(file)))
+    monkeypatch.setattr(os, "fsync", lambda file: (present.append(path.exists()), flush(file)))
     write_shard(path, small(), SETTINGS, MADE)
     assert present == [False, True]  # the file, then its folder
 
