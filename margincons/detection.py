@@ -97,12 +97,12 @@ def curves(table: pd.DataFrame, *, epsilon: float, score: str = "logit_margin", 
 
 def brittle_share(table: pd.DataFrame, *, epsilon: float, margin: str = "upper") -> Estimate:
     """Share of images with margin <= epsilon: the base rate of detection."""
-    return estimate("accuracy", _within(table, epsilon, margin))
+    return estimate("accuracy", is_brittle(table, epsilon, margin))
 
 
 def clean_accuracy(table: pd.DataFrame) -> Estimate:
     """Share of images that are classified correctly."""
-    return estimate("accuracy", _correct(table))
+    return estimate("accuracy", is_correct(table))
 
 
 def robust_accuracy(table: pd.DataFrame, *, epsilon: float, margin: str = "upper") -> Estimate:
@@ -110,18 +110,25 @@ def robust_accuracy(table: pd.DataFrame, *, epsilon: float, margin: str = "upper
 
     With an upper bound as margin this overestimates. For a record of an attack with a budget, pass its budget.
     """
-    return estimate("robust_accuracy", _correct(table), column(table, margin), epsilon=_reach(epsilon))
+    return estimate("robust_accuracy", is_correct(table), column(table, margin), epsilon=_reach(epsilon))
 
 
-def _correct(table: pd.DataFrame) -> np.ndarray:
+def is_correct(table: pd.DataFrame) -> np.ndarray:
+    """Whether each image is classified correctly, (n,)."""
     return column(table, "label") == column(table, "predicted")
 
 
 def _brittle(table: pd.DataFrame, epsilon: float, score: str, margin: str) -> tuple[np.ndarray, np.ndarray]:
-    return _within(table, epsilon, margin), -robustness_sign(score) * column(table, score)
+    return is_brittle(table, epsilon, margin), -robustness_sign(score) * column(table, score)
 
 
-def _within(table: pd.DataFrame, epsilon: float, margin: str) -> np.ndarray:
+def is_brittle(table: pd.DataFrame, epsilon: float, margin: str = "upper") -> np.ndarray:
+    """Whether each image's margin is at most epsilon, up to the rounding of fp32 images, (n,).
+
+    Raises:
+        DegenerateError: If a margin is NaN.
+        MissingColumnError: If the table lacks the column.
+    """
     margins = column(table, margin)
     if missing := np.isnan(margins).sum():
         raise DegenerateError("Brittleness", f"{missing} of {len(margins)} rows of {margin} are NaN")

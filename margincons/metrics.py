@@ -151,6 +151,16 @@ def log_spread(values: np.ndarray) -> float:
     return weighted.once(weighted.log_spread, column)
 
 
+def flags(**columns: np.ndarray) -> list[np.ndarray]:
+    """Check columns of booleans or 0/1 that belong together, (n,) each, and return them as numbers.
+
+    Raises:
+        DegenerateError: If there is no row.
+        ShapeError: If the columns do not match, or hold more than 0 and 1.
+    """
+    return _columns("A share", 1, **{name: _flags(name, column) for name, column in columns.items()})
+
+
 def _columns(statistic: str, least: int, **columns: np.ndarray) -> list[np.ndarray]:
     arrays = [np.asarray(column, dtype=float) for column in columns.values()]
     n = arrays[0].size

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from margincons.consistency import column
 from margincons.detection import Curves
+from margincons.intervals import Estimate
 from margincons.zoo.bundled import bundled_index
 
 BRITTLE, ROBUST = "#D55E00", "#0072B2"
@@ -179,6 +180,51 @@ def tightness_marks(axes: Axes, summary: pd.DataFrame, *, peers: Sequence[str]) 
         row = summary.loc[name] if name in summary.index else {"backward": np.nan, "mean excess": np.nan}
         axes.plot(row["backward"], row["mean excess"], mfc="none", ms=6, ls="", label=name, **style)
     axes.set(xscale="log", yscale="log", xlabel="backward passes per image")
+
+
+def robust_accuracies(axes: Axes, table: pd.DataFrame) -> None:
+    """Draw robust accuracies, a row per network: AutoAttack's, the margins', and a bar where bounds enclose the truth.
+
+    Args:
+        axes: Where to draw.
+        table: Indexed by network: `Estimate` columns "AutoAttack" and "margins"; "certified" (an estimate or None),
+            where the bar begins, and "same images" (a number or None), where it ends.
+    """
+    for row, entry in enumerate(table.itertuples(index=False)):
+        ensemble, margins, certified, reach = entry
+        if isinstance(certified, Estimate):
+            axes.barh(row, reach - certified.value, left=certified.value, height=0.5, color="#888888", alpha=0.35, lw=0)
+        labels = ("AutoAttack", "margin > epsilon") if row == 0 else (None, None)
+        axes.hlines(row + 0.12, ensemble.low, ensemble.high, color=ROBUST, lw=1.2)
+        axes.plot(ensemble.value, row + 0.12, "o", mfc="white", mec=ROBUST, ms=6, label=labels[0])
+        axes.plot(margins.value, row - 0.12, "D", color=BRITTLE, ms=4.5, label=labels[1])
+    axes.set_yticks(range(len(table)), [short_name(model_id) for model_id in table.index])
+    axes.invert_yaxis()
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    axes.set(xlabel="robust accuracy", xlim=(0, 1))
+
+
+def estimates_by_size(axes: Axes, estimates: pd.DataFrame) -> None:
+    """Draw estimates of one quantity over the number of images they rest on, each estimator a line with its intervals.
+
+    Args:
+        axes: Where to draw.
+        estimates: A column "estimate" of `Estimate` or plain numbers, indexed by "images" and "estimator".
+    """
+    names = list(dict.fromkeys(estimates.index.get_level_values("estimator")))
+    for place, name in enumerate(names):
+        line = estimates["estimate"].xs(name, level="estimator")
+        value, low, high = ([float(getattr(cell, end, cell)) for cell in line] for end in ("value", "low", "high"))
+        shift = 1.06 ** (place - (len(names) - 1) / 2)  # beside each other on the logarithmic axis
+        images = np.array(line.index, dtype=float) * shift
+        axes.vlines(images, low, high, color=_COLOURS[place], lw=1.4)
+        axes.plot(
+            images, value, color=_COLOURS[place], marker=_MARKERS[place], ls=_DASHES[place], ms=4, lw=1, label=name
+        )
+    ticks = sorted(set(estimates.index.get_level_values("images")))
+    axes.set(xscale="log", xlabel="images attacked")
+    axes.set_xticks(ticks, [str(tick) for tick in ticks], rotation=60)
+    axes.minorticks_off()
 
 
 def bracket_bars(axes: Axes, lower: Tensor, upper: Tensor, weaker: Tensor, *, epsilon: float) -> None:

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from margincons import intervals, metrics, weighted
-from margincons.errors import DegenerateError, UnknownNameError, UsageError
-from margincons.intervals import Estimate, estimate, paired_difference
+from margincons.errors import DegenerateError, ShapeError, UnknownNameError, UsageError
+from margincons.intervals import Estimate, estimate, paired_difference, share_difference
 
 NOT_SHARES = [name for name in metrics.STATISTICS if "accuracy" not in name]
 
@@ -196,3 +196,37 @@ def test_tau_on_the_most_rows_fits_in_a_gigabyte():
     assert result.low < 2 / math.pi * math.asin(0.6) < result.high
     once = weighted.once(weighted.kendall_tau, x, y)
     assert once == pytest.approx(metrics.kendall_tau(x, y), abs=1e-12)
+
+
+def test_a_difference_of_paired_shares_is_the_textbooks_on_many_rows():
+    rng = np.random.default_rng(0)
+    first = rng.random(100_000) < 0.7
+    second = np.where(rng.random(100_000) < 0.1, ~first, first)
+    result = share_difference(first, second)
+    gap = first.astype(float) - second
+    error = stats.norm.ppf(0.975) * gap.std() / math.sqrt(len(gap))
+    assert (result.value, result.n) == (pytest.approx(gap.mean()), 100_000)
+    assert (result.low, result.high) == pytest.approx((gap.mean() - error, gap.mean() + error), rel=0.01)
+    other = share_difference(second, first)
+    assert (other.value, other.low, other.high) == pytest.approx((-result.value, -result.high, -result.low))
+
+
+def test_a_difference_of_paired_shares_covers_the_truth_and_keeps_a_width_where_nothing_differs():
+    rng = np.random.default_rng(1)
+    for more, fewer, n in ((0.05, 0.05, 40), (0.1, 0.02, 100), (0.4, 0.3, 60), (0.01, 0.0, 50)):
+        draws = rng.choice([1, -1, 0], size=(1000, n), p=[more, fewer, 1 - more - fewer])
+        results = [share_difference(draw > 0, draw < 0) for draw in draws]
+        covered = np.mean([result.low <= more - fewer <= result.high for result in results])
+        assert covered >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / 1000), (more, fewer, n)
+    alike = share_difference([True] * 20, [True] * 20)
+    wilson = stats.binomtest(0, 20).proportion_ci(method="wilson").high
+    assert (alike.value, alike.low, alike.high) == pytest.approx((0, -wilson, wilson))
+
+
+def test_shares_are_of_flags_of_the_same_rows():
+    with pytest.raises(ShapeError, match="Expected second to be one number a row"):
+        share_difference([1, 0, 1], [1, 0])
+    with pytest.raises(ShapeError, match="Expected first to be booleans or 0/1"):
+        share_difference([2, 0], [1, 0])
+    with pytest.raises(UsageError, match=r"a level in \(0, 1\)"):
+        share_difference([1, 0], [1, 0], level=95)
