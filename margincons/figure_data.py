@@ -25,7 +25,7 @@ def figure_data(page: str, **tables: pd.DataFrame | Mapping[str, pd.DataFrame]) 
             ends of an `Estimate`.
 
     Returns:
-        One line of links: the last expression of the figure's cell.
+        One line of links, for a cell of its own below the figure: outputs of the figure's cell share its caption.
 
     Raises:
         MissingFileError: If the project has no page of that name.

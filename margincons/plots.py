@@ -138,13 +138,23 @@ def pictures(axes: Sequence[Axes], images: Tensor, titles: Sequence[str]) -> Non
         place.spines[:].set_visible(True)
 
 
-def plane_regions(axes: Axes, regions: Tensor) -> None:
-    """Colour the unit square by decision (h, w); row 0 is at the bottom."""
-    axes.imshow(
-        regions.numpy(), origin="lower", extent=(0, 1, 0, 1), cmap=_REGIONS, vmin=0, vmax=2, interpolation="nearest"
-    )
-    axes.set(xlabel="first pixel", ylabel="second pixel", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+def plane_regions(
+    axes: Axes, regions: Tensor, *, extent: tuple[float, float, float, float] = (0, 1, 0, 1), unit: str = "pixel"
+) -> None:
+    """Colour a rectangle of the plane, (left, right, bottom, top), by decision (h, w); row 0 is at the bottom."""
+    look = {"cmap": _REGIONS, "vmin": 0, "vmax": 2, "interpolation": "nearest"}
+    axes.imshow(regions.numpy(), origin="lower", extent=extent, **look)
+    axes.set(xlabel=f"first {unit}", ylabel=f"second {unit}", xlim=extent[:2], ylim=extent[2:], aspect="equal")
     axes.grid(visible=False)
+
+
+def plane_circles(axes: Axes, points: Tensor, radii: Tensor) -> None:
+    """Draw points (n, 2), each with a circle of its radius (n,) and its place in the order of radii, from 1."""
+    places = radii.argsort().argsort() + 1
+    for point, radius, place in zip(points.tolist(), radii.tolist(), places.tolist(), strict=True):
+        axes.add_patch(plt.Circle(point, radius, fill=False, ec="black", lw=0.8))
+        axes.annotate(f"{place}", point, ha="center", va="center", fontsize=7, zorder=3)
+    axes.plot(*points.T.numpy(), "o", color="white", mec="black", mew=0.6, ms=10, zorder=2)
 
 
 def plane_path(axes: Axes, image: Tensor, path: Tensor, *, radius: float, norm: str, witness: Tensor) -> None:

@@ -88,12 +88,14 @@ def test_a_page_that_the_project_lacks_is_refused(project):
 def test_every_figure_of_the_papers_part_has_caption_alt_text_data_and_source(page):
     cells = jupytext.read(ROOT / "notebooks" / f"{page}.md", fmt="md:myst").cells
     names = []
-    for cell in (cell for cell in cells if "plt.show()" in cell.source):
-        about = cell.metadata["mystnb"]
-        assert about["figure"]["caption"].strip(), cell.source
-        assert about["image"]["alt"].strip(), cell.source
-        last = cell.source.strip().rpartition("plt.show()")[2]
-        call = re.fullmatch(rf'\s*figure_data\(\s*"{page}",\s(.*)\)', last, re.DOTALL)
-        assert call, f"the figure {about['figure']['name']} of {page} does not end with figure_data(...)"
-        names += re.findall(r"(?:^|, |\n\s+)([a-z0-9_]+)=", call[1])
+    for number, cell in enumerate(cells):
+        if "plt.show()" in cell.source:
+            about = cell.metadata["mystnb"]
+            assert about["figure"]["caption"].strip(), cell.source
+            assert about["image"]["alt"].strip(), cell.source
+            links = cells[number + 1]
+            call = re.fullmatch(rf'figure_data\(\s*"{page}",\s(.*)\)', links.source.strip(), re.DOTALL)
+            assert call, f"no figure_data(...) follows the figure {about['figure']['name']} of {page}"
+            assert links.metadata["tags"] == ["remove-input"]
+            names += re.findall(r"(?:^|, |\n\s+)([a-z0-9_]+)=", call[1])
     assert len(names) == len(set(names)), "one name for each figure's data"

@@ -36,6 +36,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "margins",
         "tightness",
         "consistency",
+        "separation",
         "detection",
         "geometry",
         "robust_accuracy",

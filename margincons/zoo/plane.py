@@ -21,12 +21,17 @@ def plane_points(n: int = 300, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.tensor(points.clip(0, 1), dtype=torch.float32).view(n, 1, 1, 2), torch.from_numpy(labels)
 
 
-def plane_network(*, seed: int = 0) -> nn.Sequential:
-    """Layers 2-24-24-3 trained on `plane_points`, in eval mode."""
+def plane_network(*, features: int = 24, seed: int = 0) -> nn.Sequential:
+    """Layers 2-24-24-3 trained on `plane_points`, in eval mode; with other ``features``, 2-24-24-features-3.
+
+    The extra layer has no ReLU: two features fill the plane and can be drawn beside the input.
+    """
     inputs, labels = plane_points()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(2, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 3))
+        layers = [nn.Flatten(), nn.Linear(2, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU()]
+        layers += [nn.Linear(24, features)] if features != 24 else []
+        model = nn.Sequential(*layers, nn.Linear(features, 3))
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
         for _ in range(400):
             optimizer.zero_grad()
