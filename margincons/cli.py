@@ -1,4 +1,4 @@
-"""The command line: `margincons book | measure | report | models | train`. It only parses, calls and prints."""
+"""The command line: `margincons book | measure | report | fit | models | train`. It only parses, calls and prints."""
 
 import argparse
 import sys
@@ -14,6 +14,7 @@ EXAMPLES = {
     "book": "margincons book --profile digits -p n_images 200",
     "measure": "margincons measure digits/trades nets.py:my_net --data digits --effort fine --out runs",
     "report": "margincons report digits/trades/Linf/minimum_norm --epsilon 0.1",
+    "fit": "margincons fit digits/rescaled --data digits --epsilon 0.1 --splits train calibration --out runs",
     "models": "margincons models robustbench/cifar10/Linf",
     "train": "margincons train digits/pgd_at",
 }
@@ -108,6 +109,27 @@ def _report(options: argparse.Namespace) -> None:
     print(*(f"margincons: {line}\n" for line in remembered(tables)), sep="", end="", file=sys.stderr)
 
 
+def _fit(options: argparse.Namespace) -> None:
+    from margincons.pseudo_margin_fits import obtain_fits
+
+    for model_id in options.models:
+        table = obtain_fits(
+            model_id,
+            options.data,
+            norm=options.norm,
+            epsilon=options.epsilon,
+            attack=options.attack,
+            effort=options.effort,
+            records=options.records,
+            out=options.out,
+            splits=options.splits,
+            seeds=options.seeds,
+            n_fit=options.limit,
+            device=options.device,
+        )
+        print(f"{model_id}: {len(table)} pseudo-margins fitted and judged")
+
+
 def _models(options: argparse.Namespace) -> None:
     from margincons.zoo import list_models
 
@@ -123,6 +145,21 @@ def _train(options: argparse.Namespace) -> int:
     outcomes = [retrain(model_id, out=options.out, seed=options.seed, progress=True) for model_id in options.models]
     print("\n".join(str(outcome) for outcome in outcomes))
     return 0 if all(outcome.agrees for outcome in outcomes) else 1
+
+
+def _add_fit(fit: argparse.ArgumentParser) -> None:
+    fit.add_argument("models", nargs="+", metavar="MODEL", help="an id of the zoo")
+    fit.add_argument("--data", required=True, help="digits, cifar10, cifar100 or imagenet")
+    fit.add_argument("--norm", default="Linf", help="Linf (default), L2 or L1")
+    fit.add_argument("--epsilon", type=_number, required=True, help="brittle means margin <= epsilon: 0.1, 8/255")
+    fit.add_argument("--attack", default="minimum_norm", help="attack that measured the margins")
+    fit.add_argument("--effort", default="exhaustive", help="its effort (default: exhaustive, as shipped)")
+    fit.add_argument("--records", default="", help="folder of records to measure into (default: those shipped)")
+    fit.add_argument("--splits", nargs="+", default=["train"], help="splits to learn from (default: train)")
+    fit.add_argument("--seeds", type=int, default=5, help="fits per design (default: 5)")
+    fit.add_argument("--limit", type=int, help="only the first images of each split to learn from")
+    fit.add_argument("--out", default="runs", help="folder of the fits (default: runs)")
+    fit.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
 
 
 def _number(text: str) -> float:
@@ -207,6 +244,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("records", nargs="+", metavar="RECORD", help="a folder, or the name of a shipped record")
     report.add_argument("--epsilon", type=_number, required=True, help="brittle means margin <= epsilon: 0.1, 8/255")
     report.add_argument("--score", default="logit_margin", help="column that scores robustness")
+
+    _add_fit(
+        command("fit", _fit, "Fit pseudo-margins to labelled margins in many ways, and judge them on test images.")
+    )
 
     models = command("models", _models, "List the networks that have an id.")
     models.add_argument("prefix", nargs="?", default="", help="only ids that start with this")

@@ -172,6 +172,18 @@ class PageError(MarginError):
     """A page of the book failed while it was executed."""
 
 
+class LeakageError(MarginError):
+    """Something would be learned from the images that it is judged on."""
+
+    def __init__(self, data: str) -> None:
+        """Name the images that came."""
+        super().__init__(
+            "Expected margins of training or calibration images to learn from, "
+            f"got those of {data or 'images that the table does not name'}; "
+            'measure a record with split="train".'
+        )
+
+
 class UnsupportedLayerError(MarginError):
     """A network holds a layer that no certificate here can reason about."""
 

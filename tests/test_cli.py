@@ -211,6 +211,15 @@ def test_numbers_may_be_fractions_and_page_parameters_are_read_as_yaml():
     assert cli._parser().parse_args(["book"]).parameter == []  # the default is not shared between calls
 
 
+def test_pseudo_margins_are_fitted_from_the_command_line(tmp_path, capsys):
+    options = ["--epsilon", "0.1", "--effort", "fast", "--seeds", "1", "--limit", "12"]
+    assert run("fit", "digits/mlp", "--data", "digits", "--records", "runs", "--out", "fits", *options) == 0
+    table = read_record(tmp_path / "fits" / "pseudo_margin" / "digits" / "mlp" / "Linf" / "minimum_norm")
+    assert f"digits/mlp: {len(table)} pseudo-margins fitted and judged" in capsys.readouterr().out
+    assert run("fit", "digits/mlp", "--data", "digits", "--records", "runs", "--splits", "test", *options) == 2
+    assert "to learn from, got those of digits/test" in capsys.readouterr().err
+
+
 def test_a_networks_own_file_is_measured(tmp_path):
     (tmp_path / "nets.py").write_text(
         "from torch import nn\ndef small():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"

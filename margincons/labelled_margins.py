@@ -1,0 +1,91 @@
+"""Margins to learn from: those of training or calibration images, with what the network says of these images.
+
+Margins of test images are refused: a score that has seen the images it is judged on proves nothing.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from margincons.classifier import Classifier, Outputs
+from margincons.consistency import column
+from margincons.data import load_images
+from margincons.errors import LeakageError, RecordError
+from margincons.zoo import state_sha256
+
+SPLITS = ("train", "calibration")  # the only ones to learn from
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledMargins:
+    """What a score may be learned from, one row per image; made by `labelled_margins`.
+
+    Raises:
+        LeakageError: If the images are not of a split to learn from.
+    """
+
+    outputs: Outputs  # features (n, d) and logits (n, k)
+    margins: Tensor  # (n,), input margins on the [0, 1] pixel scale, finite
+    data: str  # data set and split: "digits/train"
+    left_out: int  # images without a finite margin
+
+    def __post_init__(self) -> None:
+        """Refuse images that scores are judged on."""
+        check_split(self.data)
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.margins)
+
+
+def labelled_margins(
+    classifier: Classifier, table: pd.DataFrame, *, margin: str = "upper", download: bool = False
+) -> LabelledMargins:
+    """Pass the images of a record through the network whose margins it holds.
+
+    The images are those that the record names, and no others can be handed over.
+
+    Args:
+        classifier: The network.
+        table: A record of `measure` with ``split="train"`` or "calibration", or its first rows.
+        margin: The column that holds the input margin.
+        download: Whether CIFAR may be downloaded.
+
+    Raises:
+        LeakageError: If the record is one of test images, or does not say of which.
+        RecordError: If the network's weights, or the images, are not those of the record.
+        MissingColumnError: If the table lacks a column.
+    """
+    settings = table.attrs.get("settings", {})
+    dataset, split = check_split(settings.get("data", ""))
+    if state_sha256(classifier.model) != settings["weights_sha256"]:
+        raise RecordError(
+            f"Expected the network whose margins the record holds, {settings['model']}; got other weights."
+        )
+    images = load_images(dataset, split=split, n=settings.get("images"), download=download)
+    if images.checksum() != settings["data_sha256"]:
+        raise RecordError(f"Expected the images that the record was measured on, those of {settings['data']} changed.")
+    margins = column(table, margin)
+    known = np.isfinite(margins)
+    rows = torch.from_numpy(column(table, "index")[known]).long()
+    return LabelledMargins(
+        outputs=classifier(images.inputs[rows]),
+        margins=torch.from_numpy(margins[known]).float().to(classifier.device),
+        data=settings["data"],
+        left_out=int((~known).sum()),
+    )
+
+
+def check_split(data: str) -> tuple[str, str]:
+    """Take "digits/train" apart.
+
+    Raises:
+        LeakageError: If the split is not one to learn from.
+    """
+    dataset, _, split = data.rpartition("/")
+    if split not in SPLITS:
+        raise LeakageError(data)
+    return dataset, split
