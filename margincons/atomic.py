@@ -44,8 +44,8 @@ def clear_unfinished(folder: Path) -> None:
 
 def set_aside(path: Path, why: str) -> Path:
     """Rename a file to NAME.why, or NAME.why-2 and so on, never onto another; the new path."""
-    aside, number = path.with_suffix(f".{why}"), 1
+    aside, number = path.with_name(f"{path.name}.{why}"), 1
     while aside.exists():
         number += 1
-        aside = path.with_suffix(f".{why}-{number}")
+        aside = path.with_name(f"{path.name}.{why}-{number}")
     return path.rename(aside)

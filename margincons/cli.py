@@ -69,32 +69,36 @@ def _book(options: argparse.Namespace) -> int | None:
 
 
 def _measure(options: argparse.Namespace) -> None:
+    from margincons.cluster import connected
     from margincons.measure import measure, record_folder
 
-    for model_id in options.models:
-        out = record_folder(
-            options.out, model_id, options.norm, options.attack, options.certificate, split=options.split
-        )
-        table = measure(
-            model_id,
-            options.data,
-            norm=options.norm,
-            attack=options.attack,
-            effort=options.effort,
-            out=out,
-            epsilon=options.epsilon,
-            certificate=options.certificate,
-            time_limit=options.time_limit,
-            split=options.split,
-            limit=options.limit,
-            seed=options.seed,
-            batch_size=options.batch_size,
-            shard_size=options.shard_size,
-            device=options.device,
-            download=options.download,
-        )
-        found = int(table["success"].sum())
-        print(f"{out}: {len(table)} images, {found} verified witnesses, {len(table) - found} without one")
+    with connected(scheduler=options.scheduler, workers=options.workers) as client:
+        for model_id in options.models:
+            out = record_folder(
+                options.out, model_id, options.norm, options.attack, options.certificate, split=options.split
+            )
+            table = measure(
+                model_id,
+                options.data,
+                norm=options.norm,
+                attack=options.attack,
+                effort=options.effort,
+                out=out,
+                epsilon=options.epsilon,
+                certificate=options.certificate,
+                time_limit=options.time_limit,
+                split=options.split,
+                limit=options.limit,
+                seed=options.seed,
+                batch_size=options.batch_size,
+                shard_size=options.shard_size,
+                device=options.device,
+                download=options.download,
+                keep_images=options.keep_images,
+                client=client,
+            )
+            found = int(table["success"].sum())
+            print(f"{out}: {len(table)} images, {found} verified witnesses, {len(table) - found} without one")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -170,6 +174,21 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"expected a number such as 0.1 or 8/255, got {text!r}") from None
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+    return int(text)
+
+
+def _batch_size(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number or auto, got {text!r}") from None
+
+
 class _Parameter(argparse.Action):
     """Collect ``-p name value`` pairs, the value read as YAML would read it."""
 
@@ -235,9 +254,19 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--split", default="test", help="test (default), train, or calibration (digits only)")
     measure.add_argument("--limit", type=int, help="only the first images")
     measure.add_argument("--seed", type=int, default=0)
-    measure.add_argument("--batch-size", type=int, default=200)
+    measure.add_argument(
+        "--batch-size",
+        type=_batch_size,
+        default="auto",
+        metavar="N",
+        help="images per batch, or auto (default): 200; halved, with a notice, when memory runs out",
+    )
     measure.add_argument("--shard-size", type=int, default=200, help="images per file of the record")
     measure.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    measure.add_argument("--keep-images", action="store_true", help="keep the adversarial images beside each shard")
+    where = measure.add_mutually_exclusive_group()
+    where.add_argument("--scheduler", metavar="ADDRESS", help="send shards to this Dask cluster: tcp://10.0.0.1:8786")
+    where.add_argument("--workers", type=_count, metavar="N", help="measure in N processes on this machine, with Dask")
     measure.add_argument("--download", action="store_true", help="allow downloads of checkpoints and data sets")
 
     report = command("report", _report, "Print consistency and detection, with intervals, for one or more records.")

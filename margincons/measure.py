@@ -1,10 +1,9 @@
 """Measuring: a network, images and a threat go in, a record comes out. Knows devices, batches, shards, resuming."""
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,15 +11,25 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from margincons.checks import heard, warn_before_work
+from margincons.atomic import clear_unfinished
+from margincons.checks import warn_before_work
 from margincons.classifier import Classifier
+from margincons.cluster import Job, device_of, measured_by
 from margincons.data import Images, load_images
-from margincons.errors import ChecksumError, FileFormatError, RecordError, UnknownNameError, UsageError
+from margincons.devices import choose_device
+from margincons.errors import RecordError, UnknownNameError, UsageError
+from margincons.locks import only_writer
 from margincons.margins import FIXED_BUDGET, MINIMUM_NORM
-from margincons.records import check_settings, provenance, read_record, read_shard, write_shard
+from margincons.records import provenance, read_record
 from margincons.rows import CERTIFICATES, measure_batch
+from margincons.shards import measure_shard, plan, write
 from margincons.threat import ThreatModel
 from margincons.zoo import load_model, state_sha256
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+BATCH_SIZE = 200  # of "auto"
 
 
 def measure(
@@ -37,15 +46,18 @@ def measure(
     split: str = "test",
     limit: int | None = None,
     seed: int = 0,
-    batch_size: int = 200,
+    batch_size: int | str = "auto",
     shard_size: int = 200,
     device: str = "auto",
     download: bool = False,
     progress: bool = True,
+    keep_images: bool = False,
+    client: "Client | None" = None,
 ) -> pd.DataFrame:
     """Measure one network on one data set, and keep the result as a record.
 
-    Finished shards are never measured again: the same call after an interruption goes on where it stopped.
+    Finished shards are never measured again: the same call after an interruption goes on where it stopped, and with
+    a larger ``limit`` it extends the record. One process at a time may write a record.
 
     Args:
         model_id: What `load_model` takes.
@@ -61,29 +73,37 @@ def measure(
         split: Which images of a data set that has several splits; margins to learn from are those of "train".
         limit: How many images, from the first; all when None.
         seed: Fixes every random start.
-        batch_size: Images per batch.
+        batch_size: Images per batch; "auto" is `BATCH_SIZE`. Halved, with a notice, whenever memory runs out; what
+            it came to stands in each shard.
         shard_size: Images per shard file.
         device: "cpu", "cuda", or "auto": CUDA when there is a device.
         download: Whether checkpoints and data sets may be downloaded.
         progress: Whether to draw a bar on stderr.
+        keep_images: Whether to keep the adversarial images, for `margincons.kept_images.read_images`.
+        client: Of a Dask cluster whose workers measure the shards; None to measure here.
 
     Returns:
         The record as a table, one row per image.
 
     Raises:
-        RecordError: If the folder holds a record of other settings.
+        RecordError: If the folder holds a record of other settings, or of more images.
+        LockedError: If another process is writing the record.
+        BatchMemoryError: If not even one image fits into memory.
+        ClusterError: If the cluster gives up.
         UnknownNameError: If an attack, effort or norm does not exist.
         UsageError: If epsilon is given to an attack without a budget or missing from one with a budget, or a size is 0.
     """
     _check_attack(attack, norm=norm, effort=effort, epsilon=epsilon)
+    batch_size = BATCH_SIZE if batch_size == "auto" else batch_size
     _check_sizes(batch_size=batch_size, shard_size=shard_size)
     if certificate not in (None, *CERTIFICATES):
         raise UnknownNameError("certificate", certificate, CERTIFICATES)
-    device, out = choose_device(device), Path(out)
+    out = Path(out)
     if out.is_file():
         raise UsageError(f"Expected {out} to be the folder of a record, it is a file.")
-    images = load_images(data, split=split, n=limit, download=download)
-    model = load_model(model_id, download=download).to(device)
+    here = choose_device(device) if client is None else "cpu"
+    images = load_images(data, split=split, n=limit, download=download, lazy=True)
+    model = load_model(model_id, download=download).to(here)
     classifier = Classifier(model, images.inputs[:2])
     settings = {
         "model": _portable(model_id),
@@ -101,20 +121,30 @@ def measure(
         "seed": seed,
         "batch_size": batch_size,
         "shard_size": shard_size,
-        "device": device,
+        "device": here if client is None else device_of(client, device),
+        "keep_images": keep_images or None,  # as in records from before there was a choice
     }
     made = provenance() | {"warnings": warn_before_work(classifier, images, settings)}
-    bar = {"desc": f"{model_id} {attack}", "unit": "image", "disable": not progress, "file": sys.__stderr__}
-    with tqdm(total=len(images), **bar) as bar:
-        for number, rows in enumerate(torch.arange(len(images)).split(shard_size)):
-            path = out / f"shard-{number:05d}.parquet"
-            if not _finished(path, settings):
-                started = time.perf_counter()
-                with heard(made["warnings"]) as warned:
-                    parts = [measure_batch(classifier, images, part, settings) for part in rows.split(batch_size)]
-                seconds = round(time.perf_counter() - started, 2)
-                write_shard(path, pd.concat(parts), settings, made | {"seconds": seconds, "warnings": warned})
-            bar.update(len(rows))
+    with only_writer(out):
+        clear_unfinished(out)
+        found = plan(out, settings, images)
+        done = sum(len(shard.rows) for shard in found.finished)
+        with _bar(f"{model_id} {attack}", done, len(images), progress) as bar:
+            if client is None:
+                size = found.batch_size
+                for shard in found.missing:
+                    measured = measure_shard(
+                        classifier, images, shard.rows, settings, batch_size=size, made=made, advance=bar.update
+                    )
+                    size = measured.made["batch_size"]
+                    write(shard, measured, settings)
+            else:
+                told = {key: made[key] for key in ("command", "warnings")}
+                where = {"model_id": _reachable(model_id), "data": _reachable(data), "split": split}
+                job = Job(**where, settings=settings, batch_size=found.batch_size, made=told)
+                for shard, measured in measured_by(client, job, found.missing):
+                    write(shard, measured, settings)
+                    bar.update(len(shard.rows))
     return read_record(out)
 
 
@@ -154,7 +184,7 @@ def measure_images(
     settings = {"norm": norm, "attack": attack, "effort": effort, "epsilon": epsilon, "seed": seed}
     warn_before_work(classifier, images, settings | {"batch_size": batch_size})
     parts = torch.arange(len(images)).split(batch_size)
-    return pd.concat([measure_batch(classifier, images, part, settings) for part in parts], ignore_index=True)
+    return pd.concat([measure_batch(classifier, images, part, settings).table for part in parts], ignore_index=True)
 
 
 def obtain(
@@ -213,7 +243,7 @@ def measure_again(table: pd.DataFrame, rows: Sequence[int]) -> pd.DataFrame:
         )
     classifier = Classifier(model, images.inputs[:2])
     chosen = table.iloc[list(rows)]
-    live = measure_batch(classifier, images, torch.tensor(chosen["index"].tolist()), settings)
+    live = measure_batch(classifier, images, torch.tensor(chosen["index"].tolist()), settings).table
     recorded, again = chosen["upper"].to_numpy(), live["upper"].to_numpy()
     return pd.DataFrame(
         {
@@ -231,21 +261,6 @@ def record_folder(
     """Where a record lies: root/digits/trades/Linf/fab_paper, or root/nets.cnn/Linf/minimum_norm-crown-train."""
     parts = (attack, certificate, None if split == "test" else split)
     return root / _portable(model_id).replace(".py:", ".") / norm / "-".join(filter(None, parts))
-
-
-def choose_device(device: str) -> str:
-    """Resolve "auto", and refuse "cuda" where there is none.
-
-    Raises:
-        UsageError: If CUDA is asked for and absent, or the name is not a device.
-    """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"Expected the device to be 'auto', 'cpu' or 'cuda', got {device!r}.")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("Expected a CUDA device, torch sees none; use device 'cpu', or 'auto' to take what is there.")
-    return device
 
 
 def _check_attack(attack: str, *, norm: str, effort: str, epsilon: float | None) -> None:
@@ -267,18 +282,27 @@ def _check_sizes(**sizes: int) -> None:
             raise UsageError(f"Expected a {name.replace('_', ' ')} of 1 or more, got {size}.")
 
 
+def _bar(title: str, done: int, images: int, progress: bool) -> tqdm:
+    """Progress with rate and time left: live in a terminal, a line now and then in a log."""
+    live = sys.__stderr__ is not None and sys.__stderr__.isatty()
+    return tqdm(
+        desc=title,
+        initial=done,
+        total=images,
+        unit="image",
+        disable=not progress,
+        file=sys.__stderr__,
+        mininterval=0.1 if live else 30,
+        dynamic_ncols=True,
+    )
+
+
+def _reachable(name: str) -> str:
+    """Say from the root where a file is, for workers that run in another folder; leave other names alone."""
+    path, colon, function = name.rpartition(":") if ".py:" in name else (name, "", "")
+    return f"{Path(path).resolve()}{colon}{function}" if Path(path).exists() else name
+
+
 def _portable(model_id: str) -> str:
     """Leave the folder out of a user's network, path/nets.py:cnn: the checksum of its weights identifies it."""
     return model_id.rsplit("/", 1)[-1] if ".py:" in model_id else model_id
-
-
-def _finished(path: Path, settings: dict) -> bool:
-    if not path.exists():
-        return False
-    try:
-        _, about = read_shard(path)
-    except (FileFormatError, ChecksumError):
-        path.replace(path.with_suffix(".damaged"))
-        return False
-    check_settings(path, about["settings"], settings)
-    return True

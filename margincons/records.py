@@ -169,12 +169,17 @@ def check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any], *,
         extended: Allow a shard that was measured when fewer images were asked for.
     """
     fewer = extended and (found.get("images") or 0) < (wanted.get("images") or 0)
-    for key in [*wanted, *found]:
-        if found.get(key) != wanted.get(key) and not (fewer and key in EXTENSION):
+    for key in differing(found, wanted):
+        if not (fewer and key in EXTENSION):
             raise RecordError(
                 f"Expected {path} to be measured with {key}={wanted.get(key)!r}, it has {found.get(key)!r}; "
                 "a record holds one measurement: choose another folder, or the same settings."
             )
+
+
+def differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Names of the settings that differ; one that is absent counts as None."""
+    return [key for key in dict.fromkeys([*wanted, *found]) if found.get(key) != wanted.get(key)]
 
 
 def shipped_records() -> list[str]:

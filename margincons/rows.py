@@ -1,6 +1,7 @@
 """One batch of images in, one row per image out: scores, bounds, certificates, and what they cost."""
 
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,15 @@ from margincons.threat import vector_norm
 CERTIFICATES = ("interval", "crown", "exact")
 
 
-def measure_batch(classifier: Classifier, images: Images, rows: Tensor, settings: dict[str, Any]) -> pd.DataFrame:
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What is known about the images of one batch."""
+
+    table: pd.DataFrame  # one row per image; distances in the norm asked for, on the [0, 1] pixel scale
+    adversarial: Tensor  # (n, c, h, w), on the network's device; the clean image where nothing was found
+
+
+def measure_batch(classifier: Classifier, images: Images, rows: Tensor, settings: dict[str, Any]) -> Batch:
     """Measure one batch.
 
     Args:
@@ -27,19 +36,16 @@ def measure_batch(classifier: Classifier, images: Images, rows: Tensor, settings
         images: The whole data set.
         rows: Which of its images, (n,).
         settings: "norm", "attack", "effort", "seed", "epsilon"; "certificate" and "time_limit" where wanted.
-
-    Returns:
-        One row per image; distances in the settings' norm on the [0, 1] pixel scale.
     """
     inputs = images.inputs[rows].to(classifier.device)
     outputs = classifier(inputs, batch_size=len(inputs))
-    options = {key: settings[key] for key in ("norm", "attack", "effort", "seed")}
+    options = {key: settings[key] for key in ("norm", "attack", "effort", "seed")} | {"predicted": outputs.predicted}
     if settings["epsilon"] is None:
         bounds = input_margins(classifier.model, inputs, indices=rows, **options)
     else:
         bounds = attack_within(classifier.model, inputs, indices=rows, epsilon=settings["epsilon"], **options)
     scores = all_scores(outputs, classifier.head, norm=settings["norm"])
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "index": rows.numpy(),
             "label": images.labels[rows].numpy(),
@@ -54,6 +60,7 @@ def measure_batch(classifier: Classifier, images: Images, rows: Tensor, settings
             **_certified(classifier, inputs, bounds, settings),
         }
     )
+    return Batch(table=table, adversarial=bounds.adversarial)
 
 
 def _certified(classifier: Classifier, inputs: Tensor, bounds: MarginBounds, settings: dict) -> dict[str, Any]:

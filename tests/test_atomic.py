@@ -30,7 +30,7 @@ def test_a_file_set_aside_never_replaces_one_that_was_set_aside_before(tmp_path)
         path.write_text(content)
         set_aside(path, "damaged")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
-        "shard-00001.damaged": "first",
-        "shard-00001.damaged-2": "second",
-        "shard-00001.damaged-3": "third",
+        "shard-00001.parquet.damaged": "first",
+        "shard-00001.parquet.damaged-2": "second",
+        "shard-00001.parquet.damaged-3": "third",
     }

@@ -12,7 +12,7 @@ from pandas.testing import assert_frame_equal
 from torch import nn
 from torch.testing import assert_close
 
-from margincons import cli
+from margincons import cli, shards
 from margincons.cautions import NoHeadWarning, VanishingGradientsWarning
 from margincons.certificates import exact_margins
 from margincons.classifier import Classifier
@@ -44,7 +44,7 @@ def whole(tmp_path_factory):
 def test_an_interrupted_measurement_resumes_to_the_same_values_and_leaves_finished_shards_alone(
     tmp_path, monkeypatch, whole
 ):
-    write, written = room.write_shard, []
+    write, written = shards.write_shard, []
 
     def interrupt(path, *arguments):
         if len(written) == 2:
@@ -52,12 +52,12 @@ def test_an_interrupted_measurement_resumes_to_the_same_values_and_leaves_finish
         written.append(path)
         write(path, *arguments)
 
-    monkeypatch.setattr(room, "write_shard", interrupt)
+    monkeypatch.setattr(shards, "write_shard", interrupt)
     with pytest.raises(KeyboardInterrupt):
         measure("digits/mlp", "digits", out=tmp_path, limit=12, **QUICK)
     before = stamps(tmp_path)
     assert sorted(before) == ["shard-00000.parquet", "shard-00001.parquet"]
-    monkeypatch.setattr(room, "write_shard", write)
+    monkeypatch.setattr(shards, "write_shard", write)
     resumed = measure("digits/mlp", "digits", out=tmp_path, limit=12, **QUICK)
     after = stamps(tmp_path)
     assert sorted(after) == [f"shard-{number:05d}.parquet" for number in range(3)]
@@ -74,7 +74,7 @@ def test_a_damaged_shard_is_put_aside_and_measured_again(tmp_path, whole):
     damaged.write_bytes(damaged.read_bytes()[:-50])
     again = measure("digits/mlp", "digits", out=tmp_path, limit=12, **QUICK)
     assert_frame_equal(again, whole, check_exact=True)
-    assert sorted(stamps(tmp_path)) == sorted([*before, "shard-00001.damaged"])
+    assert sorted(stamps(tmp_path)) == sorted([*before, "shard-00001.parquet.damaged"])
     assert stamps(tmp_path)["shard-00000.parquet"] == before["shard-00000.parquet"]
 
 
@@ -86,7 +86,7 @@ def test_a_damaged_shard_is_put_aside_and_measured_again(tmp_path, whole):
         ({"attack": "fgsm", "effort": "standard"}, "attack='fgsm', it has 'pgd'"),
         ({"norm": "L2"}, "norm='L2', it has 'Linf'"),
         ({"batch_size": 2}, "batch_size=2, it has 3"),
-        ({"limit": 7}, "images="),
+        ({"keep_images": True}, "keep_images=True, it has None"),
     ],
 )
 def test_a_folder_that_holds_another_measurement_is_refused_and_left_alone(tmp_path, change, text):
@@ -124,14 +124,14 @@ def test_a_row_holds_the_images_scores_margin_and_how_far_its_features_moved():
 
 
 def test_a_record_keeps_the_warnings_given_before_and_during_its_measurement(tmp_path, monkeypatch, capsys):
-    batch = room.measure_batch
+    batch = shards.measure_batch
 
     def warn(classifier, images, rows, settings):
         if 5 in rows:
             warnings.warn(NoHeadWarning("Seen at the sixth image"), stacklevel=1)
         return batch(classifier, images, rows, settings)
 
-    monkeypatch.setattr(room, "measure_batch", warn)
+    monkeypatch.setattr(shards, "measure_batch", warn)
     with pytest.warns((NoHeadWarning, VanishingGradientsWarning)) as given:
         table = measure("digits/masked", "digits", out=tmp_path, limit=7, **QUICK)
     before, during = (str(one.message) for one in given)
