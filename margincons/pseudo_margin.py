@@ -124,11 +124,11 @@ def fit_pseudo_margin(
     targets = torch.zeros_like(labelled.margins)
     targets[rows] = TARGETS[target](labelled.margins[rows])
     network = _perceptron(columns.shape[1], width, depth, seed).to(columns.device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, weight_decay=1e-4)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
     order = torch.Generator().manual_seed(seed)
     least, best, weights = torch.inf, 0, {}
     for epoch in range(1, epochs + 1):
-        for batch in kept[torch.randperm(len(kept), generator=order)].split(64):
+        for batch in kept[torch.randperm(len(kept), generator=order)].split(128):
             value = LOSSES[loss](network(columns[batch])[:, 0], targets[batch])
             optimizer.zero_grad()
             value.backward()
