@@ -61,7 +61,7 @@ def load_images(
             classes numbered in the order of their names as text.
         split: "train", "calibration" (digits only) or "test". Files and folders have one split: "test".
         n: How many images, from the first; all when None or 0. A folder is shuffled once and for all before.
-        download: Whether CIFAR may be downloaded when it is not on disk.
+        download: Whether CIFAR may be downloaded when it is not on disk; see `may_download`.
         lazy: Decode images when rows of them are asked for, so that memory does not grow with their number: an
             uncompressed .npz and a folder stay on disk, CIFAR and a compressed .npz stay as they are stored.
 
@@ -76,7 +76,7 @@ def load_images(
     if dataset == "digits":
         images = _digits(split)
     elif dataset in ("cifar10", "cifar100"):
-        images = _cifar(dataset, split, download, lazy)
+        images = _cifar(dataset, split, may_download(download), lazy)
     elif dataset == "imagenet":
         images = _imagenet(split, n, lazy)
     elif dataset.endswith(".npz") or os.sep in dataset or Path(dataset).is_dir():
@@ -108,6 +108,11 @@ def _digits(split: str) -> Images:
         name=f"digits/{split}",
         decoding="divided by 16",
     )
+
+
+def may_download(asked: bool) -> bool:
+    """Whether files may be fetched: when asked for, or when the environment variable MARGINCONS_DOWNLOAD is 1."""
+    return asked or os.environ.get("MARGINCONS_DOWNLOAD") == "1"
 
 
 def data_folder() -> Path:

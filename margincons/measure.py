@@ -17,7 +17,7 @@ from margincons.classifier import Classifier
 from margincons.cluster import Job, device_of, measured_by
 from margincons.data import Images, load_images
 from margincons.devices import choose_device
-from margincons.errors import RecordError, UnknownNameError, UsageError
+from margincons.errors import MissingColumnError, RecordError, UnknownNameError, UsageError
 from margincons.locks import only_writer
 from margincons.margins import FIXED_BUDGET, MINIMUM_NORM
 from margincons.records import provenance, read_record
@@ -218,39 +218,53 @@ def obtain(
     return table.head(options.get("limit") or len(table))
 
 
-def measure_again(table: pd.DataFrame, rows: Sequence[int]) -> pd.DataFrame:
+def measure_again(
+    table: pd.DataFrame, rows: Sequence[int], *, column: str = "upper", folder: str | Path = ""
+) -> pd.DataFrame:
     """Measure some rows of a record anew, with the record's own settings, on this machine.
 
     Args:
-        table: A record of a network and data set that have names, such as the shipped ones.
+        table: A record, such as the shipped ones.
         rows: Which rows of the table.
+        column: What to compare: "upper"; "lower" where the record has certificates; "success", as 0 and 1, for
+            attacks with a budget, whose distances say little.
+        folder: Where the file of networks and the .npz of images lie, for a record of one's own networks.
 
     Returns:
-        Columns "index", "recorded", "live" (input margins) and "ratio" (live over recorded), one row per image.
+        Columns "index", "recorded", "live" and "ratio" (live over recorded; 1 where they are equal), one row per image.
 
     Raises:
+        MissingColumnError: If the record has no such column.
         RecordError: If the network's weights, or the images, are not those of the record.
     """
     settings = table.attrs["settings"]
+    if column not in table:
+        raise MissingColumnError(column, table.columns)
     dataset, _, split = settings["data"].partition("/")
-    images = load_images(dataset, split=split or "test", n=settings.get("images"))
+    own = ".py:" in settings["model"]
+    images = load_images(
+        str(Path(folder) / f"{dataset}.npz") if own else dataset, split=split or "test", n=settings.get("images")
+    )
     if settings.get("images") and images.checksum() != settings["data_sha256"]:
         raise RecordError(f"Expected the images that the record was measured on, those of {settings['data']} changed.")
-    model = load_model(settings["model"])
+    model = load_model(str(Path(folder) / settings["model"]) if own else settings["model"])
     if state_sha256(model) != settings["weights_sha256"]:
         raise RecordError(
             f"Expected the weights that the record was measured with, those of {settings['model']} changed."
         )
+    if column != "lower":
+        settings = settings | {"certificate": None}  # which can take minutes an image
     classifier = Classifier(model, images.inputs[:2])
     chosen = table.iloc[list(rows)]
     live = measure_batch(classifier, images, torch.tensor(chosen["index"].tolist()), settings).table
-    recorded, again = chosen["upper"].to_numpy(), live["upper"].to_numpy()
+    recorded, again = (part[column].to_numpy(dtype=float) for part in (chosen, live))
+    alike, differ = np.where(again == recorded, 1.0, np.inf), (again != recorded) & (recorded != 0)
     return pd.DataFrame(
         {
             "index": chosen["index"].to_numpy(),
             "recorded": recorded,
             "live": again,
-            "ratio": np.divide(again, recorded, out=np.ones_like(again), where=again != recorded),
+            "ratio": np.divide(again, recorded, out=alike, where=differ),
         }
     )
 

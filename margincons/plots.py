@@ -192,6 +192,20 @@ def tightness_marks(axes: Axes, summary: pd.DataFrame, *, peers: Sequence[str]) 
     axes.set(xscale="log", yscale="log", xlabel="backward passes per image")
 
 
+def relative_boxes(axes: Axes, values: dict[str, np.ndarray]) -> None:
+    """Draw the spread of several samples around 1, a horizontal box each, under their names."""
+    boxes = axes.boxplot(list(values.values()), orientation="horizontal", patch_artist=True, widths=0.6)
+    for box, median in zip(boxes["boxes"], boxes["medians"], strict=True):
+        box.set(facecolor=ROBUST, alpha=0.35)
+        median.set(color="black")
+    for flier in boxes["fliers"]:
+        flier.set(ms=2, alpha=0.3)
+    axes.axvline(1, color="#444444", lw=1, ls="--")
+    axes.set_yticks(range(1, len(values) + 1), list(values))
+    if not axes.yaxis_inverted():  # axes that are shared are turned once
+        axes.invert_yaxis()
+
+
 def robust_accuracies(axes: Axes, table: pd.DataFrame) -> None:
     """Draw robust accuracies, a row per network: AutoAttack's, the margins', and a bar where bounds enclose the truth.
 

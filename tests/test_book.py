@@ -13,8 +13,10 @@ import yaml
 
 from margincons.book import build_book, execution
 from margincons.book.pages import book_pages, declared_parameters, page_parameters, read_profile
+from margincons.book.plan import planned_measurements
 from margincons.errors import FileFormatError, MissingFileError, PageError, UnknownNameError, UsageError
 from margincons.zoo import list_models
+from margincons.zoo.robustbench import robustbench_checkpoints
 
 ROOT = Path(__file__).parents[1]
 PROFILES = sorted(path.stem for path in (ROOT / "notebooks" / "params").glob("*.yaml"))
@@ -134,6 +136,55 @@ def test_a_dry_run_lists_pages_parameters_and_downloads_and_runs_nothing(project
     assert "cifar10, unless it lies in" in needed
     assert "digits" not in needed
     assert not (project / "book").exists()
+
+
+@pytest.mark.parametrize("profile", ["cifar10", "cifar100", "cifar10_l2", "imagenet"])
+def test_a_dry_run_lists_for_every_page_what_it_would_download_and_compute(profile, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("MARGINCONS_MODELS", str(tmp_path))
+    monkeypatch.setenv("MARGINCONS_DATA", str(tmp_path))
+    build_book(root=ROOT, profile=profile, dry_run=True, force=True)
+    text = capsys.readouterr().out
+    values = read_profile(profile, ROOT)
+    paragraphs = dict(zip([page.name for page in book_pages(ROOT)], text.split("would be executed")[1:], strict=True))
+    networks = len(values["model_ids"])
+    for name in ("correlation", "detection"):
+        assert (
+            f"  would measure {networks} networks on the first 1000 images by minimum_norm (standard) "
+            f"into runs/{profile}" in paragraphs[name]
+        )
+        assert f"  would download or ask for {networks + 1} of the files below" in paragraphs[name]
+    assert f"measure {networks} networks on the first 1000 images by autoattack (standard)" in paragraphs["sanity"]
+    assert "would" not in paragraphs["cifar10"].split("\n", 1)[1].split(":")[0]  # reads what is shipped
+    for model_id in values["model_ids"]:
+        assert (
+            f"{robustbench_checkpoints(model_id)[0]} ({model_id})" in text.split("Needs files that are not shipped:")[1]
+        )
+    assert f"{values['dataset']}, unless it lies in {tmp_path}" in text
+
+
+def test_a_plan_follows_names_back_to_the_parameters(tmp_path):
+    (tmp_path / "notebooks" / "params").mkdir(parents=True)
+    write_page(
+        tmp_path,
+        "one",
+        "tables = {m: obtain(m, dataset, attack=attack, **options) for m in names[1:]}",
+        "for extra in others:\n    more = obtain(chosen, dataset, attack=extra, effort='fast', records='')",
+        "chosen = names[0]\nmodel = mc.load_model(chosen)\nmc.measure_images(model, images, attack=attack)",
+        "for extra in others:\n    again = obtain(chosen, dataset, attack=extra, effort='fast')",
+        parameters="names: list[str] = ['digits/a', 'digits/b']  # a\nattack: str = 'pgd'  # b\n"
+        "records: str = ''  # c\nothers: list[str] = ['fab_paper', 'fgsm']  # d\n"
+        "dataset: str = 'digits'  # e\nn_images: int = 0  # f",
+    )
+    write_toc(tmp_path, "one")
+    write_profile(tmp_path, "{}")
+    (page,) = book_pages(tmp_path)
+    live = "measure 2 networks on all images by pgd (standard) and keep nothing"
+    assert planned_measurements(page, {}) == [live]  # the rest reads shipped records
+    assert planned_measurements(page, {"records": "runs", "n_images": 9, "names": ["digits/a"]}) == [
+        "measure 1 network on the first 9 images by pgd (standard) into runs",
+        "measure 1 network on the first 9 images by pgd (standard) and keep nothing",
+        "measure 1 network on the first 9 images by fab_paper, fgsm (fast) into runs",
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from margincons.data import load_images
 from margincons.errors import PixelRangeError, RecordError, ShapeError, UnknownNameError, UsageError
 from margincons.margins import input_margins
 from margincons.measure import choose_device, measure, measure_again, measure_images, obtain, record_folder
-from margincons.records import read_record, read_shard, shipped_records
+from margincons.records import read_record, read_shard
 from margincons.scores import SCORES, all_scores
 from margincons.threat import vector_norm
 from margincons.zoo import load_model, state_sha256
@@ -177,27 +177,6 @@ def test_batches_change_no_more_than_the_last_digits(whole):
     table = measure_images(model, images, attack="pgd", effort="fast", epsilon=0.1, batch_size=12)
     assert table["success"].tolist() == whole["success"].tolist()
     assert_close(torch.tensor(table["logit_margin"].to_numpy()), torch.tensor(whole["logit_margin"].to_numpy()))
-
-
-REMEASURED = [name for name in shipped_records() if name.startswith(("digits/mlp", "digits/trades"))]
-
-
-@pytest.mark.parametrize("name", [name for name in REMEASURED if name.endswith(("minimum_norm", "fab_paper"))])
-def test_shipped_margins_measured_again_in_part_agree(name):
-    rows = range(0, 800, 40 if name.endswith("minimum_norm") else 200)
-    again = measure_again(read_record(name), rows)
-    assert again["index"].tolist() == list(rows)
-    assert (again["ratio"].sub(1).abs() < 1e-3).mean() >= 0.75
-    assert again["ratio"].between(0.95, 1.05).all()
-
-
-@pytest.mark.parametrize("name", [name for name in shipped_records() if name.endswith(("-train", "-calibration"))])
-def test_shipped_margins_of_images_to_learn_from_are_found_again(name):
-    table = read_record(name)
-    assert table.attrs["settings"]["data"] == f"digits/{name.rsplit('-')[-1]}"
-    again = measure_again(table, range(0, len(table), len(table) // 12))
-    assert (again["ratio"].sub(1).abs() < 1e-3).mean() >= 0.75
-    assert again["ratio"].between(0.95, 1.05).all()
 
 
 def test_measuring_again_refuses_other_weights():

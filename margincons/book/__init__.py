@@ -5,6 +5,7 @@ from pathlib import Path
 
 from margincons.book.execution import execute_pages, is_current, page_keys
 from margincons.book.pages import Page, Value, book_pages, page_parameters, read_profile
+from margincons.book.plan import planned_measurements
 from margincons.book.site import SITE, build_site, shown
 from margincons.errors import UnknownNameError, UsageError
 
@@ -32,7 +33,7 @@ def build_book(
         pages: Names of the pages to execute; all of them when None.
         jobs: How many pages run at a time.
         strict: Whether a warning of Sphinx is an error.
-        dry_run: Only list what would run, with its parameters and downloads.
+        dry_run: Only list what would run: for each page its parameters, measurements and downloads.
         html: Whether to build the site.
         force: Whether to execute pages that are up to date too.
 
@@ -80,12 +81,20 @@ def _describe(wanted: list[Page], stale: list[Page], given: Mapping[str, Mapping
         print(f"{page.name}: {'would be executed' if page in stale else 'up to date'}")
         for name, value in given[page.name].items():
             print(f"    {name} = {value!r}")
-    values = [value for page in stale for value in given[page.name].values()]
-    flat = {item for value in values for item in (value if isinstance(value, list) else [value])}
-    needed = _absent_networks(flat) + _datasets(flat)
+        for line in planned_measurements(page, given[page.name]):
+            print(f"  would {line}")
+        if missing := _needed([page], given):
+            print(f"  would download or ask for {len(missing)} of the files below")
+    needed = _needed(stale, given)
     print("Needs files that are not shipped:" if needed else "Needs no files that are not shipped.")
     for line in needed:
         print(f"    {line}")
+
+
+def _needed(pages: list[Page], given: Mapping[str, Mapping[str, Value]]) -> list[str]:
+    values = [value for page in pages for value in given[page.name].values()]
+    flat = {item for value in values for item in (value if isinstance(value, list) else [value])}
+    return _absent_networks(flat) + _datasets(flat)
 
 
 def _absent_networks(values: set[Value]) -> list[str]:

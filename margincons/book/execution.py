@@ -129,6 +129,7 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # pages run side by side
+    os.environ.setdefault("MARGINCONS_DOWNLOAD", "1")  # what a profile names may be fetched
 
 
 def _execute(source: Path, output: Path, parameters: dict[str, Value], folder: Path, sockets: str) -> float:

@@ -6,6 +6,7 @@
 
 from torch import nn
 
+from margincons.data import may_download
 from margincons.errors import UnknownNameError
 from margincons.zoo.bundled import bundled_index, load_bundled
 from margincons.zoo.user import load_user, state_sha256
@@ -25,7 +26,7 @@ def load_model(model_id: str, *, download: bool = False) -> nn.Module:
 
     Args:
         model_id: `digits/<recipe>`, `robustbench/<dataset>/<norm>/<model>`, or `path/to/file.py:function`.
-        download: Whether a RobustBench checkpoint may be downloaded when it is not on disk.
+        download: Whether a RobustBench checkpoint may be downloaded when it is not on disk; see `may_download`.
 
     Returns:
         An eval-mode torch module from images (n, c, h, w) in [0, 1] to logits (n, k).
@@ -42,6 +43,6 @@ def load_model(model_id: str, *, download: bool = False) -> nn.Module:
     if model_id.startswith("robustbench/"):
         from margincons.zoo.robustbench import load_robustbench
 
-        return load_robustbench(model_id, download=download)
+        return load_robustbench(model_id, download=may_download(download))
     known = list_models() if "/" in model_id and not model_id.startswith("digits/") else bundled_index()
     raise UnknownNameError("model", model_id, known)
