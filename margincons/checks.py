@@ -25,9 +25,10 @@ from margincons.cautions import (
     VanishingGradientsWarning,
     plain,
 )
+from margincons.certificates.tracing import relu_graph
 from margincons.classifier import Classifier
 from margincons.data import CLASSES, Images
-from margincons.errors import ClassesError, LabelRangeError
+from margincons.errors import ClassesError, LabelRangeError, NoGradientError
 
 CHECKED = 32  # images looked at, at most
 SPREAD = 1e-4  # of the largest logit: more than the last digits of fp32, as in AutoAttack's check
@@ -42,15 +43,19 @@ def warn_before_work(classifier: Classifier, images: Images, settings: Mapping[s
         classifier: The network, on its device.
         images: The whole data set.
         settings: "batch_size" is the most images that fit; an "epsilon" that is not None means an attack on the
-            cross-entropy, whose gradient is then looked at.
+            cross-entropy, whose gradient is then looked at; a "certificate" means that the layers must be readable.
 
     Raises:
         LabelRangeError: If a label is no class of the network.
         ClassesError: If the data set is known to have another number of classes.
+        NoGradientError: If the logits cannot be differentiated with respect to the images.
         ShapeError: If the network cannot take such images.
         NonFiniteLogitsError: If a logit is NaN or infinite.
+        UnsupportedLayerError: If lower bounds are wanted and a layer cannot be read.
     """
     loss = "logit gap" if settings.get("epsilon") is None else "cross-entropy"
+    if settings.get("certificate"):
+        relu_graph(classifier.model, images.inputs[:1].to(classifier.device))
     found = check_before_work(classifier, images, loss=loss, n=min(CHECKED, settings.get("batch_size", CHECKED)))
     for caution in found:
         warnings.warn(caution, stacklevel=3)
@@ -71,6 +76,7 @@ def check_before_work(
     Raises:
         LabelRangeError: If a label is no class of the network.
         ClassesError: If the data set is known to have another number of classes.
+        NoGradientError: If the logits cannot be differentiated with respect to the images.
         ShapeError: If the network cannot take such images.
         NonFiniteLogitsError: If a logit is NaN or infinite.
     """
@@ -165,14 +171,21 @@ def _dynamic(model: nn.Module, inputs: Tensor) -> list[Caution]:
 @torch.enable_grad()
 def _climbable(model: nn.Module, inputs: Tensor, logits: Tensor, loss: str) -> list[Caution]:
     inputs, predicted = inputs.clone().requires_grad_(), logits.argmax(dim=1)
-    outputs = model(inputs)
+    try:
+        outputs = model(inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # torch's own: of tensors that are changed in place, or taken to numpy
+        raise NoGradientError(" ".join(str(error).split())[:200].rstrip(".")) from error
+    if not outputs.requires_grad:
+        raise NoGradientError("they do not depend on them")
     if loss == "cross-entropy":
         climbed, gap = nn.functional.cross_entropy(outputs, predicted, reduction="none"), torch.zeros(len(inputs))
     else:
         first, second = outputs.topk(2, dim=1).values.unbind(dim=1)
         climbed, gap = second - first, (first - second).detach()
-    gradient = torch.autograd.grad(climbed.sum(), inputs, allow_unused=True)[0] if climbed.requires_grad else None
-    slope = torch.zeros_like(gap) if gradient is None else gradient.flatten(1).abs().sum(dim=1)
+    (gradient,) = torch.autograd.grad(climbed.sum(), inputs, materialize_grads=True)
+    slope = gradient.flatten(1).abs().sum(dim=1)
     lost = int((~slope.isfinite() | (slope == 0) | (gap.to(slope) > FAR * slope)).sum())
     if not lost:
         return []

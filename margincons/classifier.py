@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from margincons.errors import NoHeadError, NonFiniteLogitsError, ShapeError
+from margincons.errors import ForwardError, InPlaceError, MarginError, NoHeadError, NonFiniteLogitsError, ShapeError
 from margincons.threat import check_images
 
 HEAD_TOLERANCE = 1e-4  # relative to the largest logit; fp32 sums over some thousand features stay well below
@@ -53,6 +53,8 @@ class Classifier:
     Raises:
         PixelRangeError: If the example leaves [0, 1].
         ShapeError: If the network cannot take such images, or does not return logits (n, k).
+        InPlaceError: If it writes into its images.
+        ForwardError: If its own code fails in another way.
         NonFiniteLogitsError: If a logit is NaN or infinite.
     """
 
@@ -135,10 +137,17 @@ class Classifier:
             _on_call(module, lambda *call: calls.append(call)) for module in self.model.modules() if _has_matrix(module)
         ]
         try:
-            logits = self._checked_logits(example)
+            given = example.clone()
+            logits = self._checked_logits(given)
+            if not torch.equal(given, example):
+                raise InPlaceError
         except RuntimeError as error:  # torch's own, of shapes that do not fit; ours are no RuntimeErrors
             reason = f"{tuple(example.shape)}: {' '.join(str(error).split())[:200]}"
             raise ShapeError("the images", "what the network takes", reason) from error
+        except Exception as error:
+            if isinstance(error, MarginError):
+                raise
+            raise ForwardError(tuple(example.shape), error) from error
         finally:
             for hook in hooks:
                 hook.remove()

@@ -1,10 +1,10 @@
 """The command line: `margincons book | measure | report | fit | models | train`. It only parses, calls and prints."""
 
 import argparse
+import math
 import sys
 import warnings
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
 from margincons.cautions import Caution, remembered
@@ -108,7 +108,7 @@ def _report(options: argparse.Namespace) -> None:
 
     tables = {name: read_record(name) for name in options.records}
     for table in tables.values():
-        ThreatModel(norm=table.attrs["settings"]["norm"], epsilon=options.epsilon)  # refuses 8 for 8/255
+        ThreatModel(norm=table.attrs["settings"].get("norm", "L2"), epsilon=options.epsilon)  # refuses 8 for 8/255
     print(report(tables, epsilon=options.epsilon, score=options.score).to_string())
     print(*(f"margincons: {line}\n" for line in remembered(tables)), sep="", end="", file=sys.stderr)
 
@@ -160,18 +160,45 @@ def _add_fit(fit: argparse.ArgumentParser) -> None:
     fit.add_argument("--effort", default="exhaustive", help="its effort (default: exhaustive, as shipped)")
     fit.add_argument("--records", default="", help="folder of records to measure into (default: those shipped)")
     fit.add_argument("--splits", nargs="+", default=["train"], help="splits to learn from (default: train)")
-    fit.add_argument("--seeds", type=int, default=5, help="fits per design (default: 5)")
-    fit.add_argument("--limit", type=int, help="only the first images of each split to learn from")
+    fit.add_argument("--seeds", type=_whole, default=5, help="fits per design (default: 5)")
+    fit.add_argument("--limit", type=_whole, help="only the first images of each split to learn from")
     fit.add_argument("--out", default="runs", help="folder of the fits (default: runs)")
     fit.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
 
 
 def _number(text: str) -> float:
     """Read 0.1 as well as 8/255."""
+    top, slash, bottom = text.partition("/")
     try:
-        return float(Fraction(text.replace(" ", "")))
+        value = float(top) / (float(bottom) if slash else 1.0)
     except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"expected a number such as 0.1 or 8/255, got {text!r}") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number such as 0.1 or 8/255, got {text[:40]!r}")
+    return value
+
+
+def _whole(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid int value: {text[:40]!r}") from None
+    if value >= 2**31:
+        raise argparse.ArgumentTypeError(f"expected a whole number below {2**31}, got {text[:40]!r}")
+    return value
+
+
+def _seed(text: str) -> int:
+    """Read a seed that every generator takes."""
+    if not text.isdecimal() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 999999999, got {text[:40]!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not (value := _number(text)) > 0:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text[:40]!r}")
+    return value
 
 
 def _count(text: str) -> int:
@@ -184,9 +211,9 @@ def _batch_size(text: str) -> int | str:
     if text == "auto":
         return text
     try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number or auto, got {text!r}") from None
+        return _whole(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"expected a whole number or auto, got {text[:40]!r}") from None
 
 
 class _Parameter(argparse.Action):
@@ -198,8 +225,8 @@ class _Parameter(argparse.Action):
         name, text = values
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            parser.error(f"expected the value of {name} as YAML would write it, got {text!r}")
+        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date such as 2024-99-99
+            parser.error(f"expected the value of {name} as YAML would write it, got {text[:200]!r}")
         setattr(namespace, self.dest, [*getattr(namespace, self.dest), (name, value)])
 
 
@@ -231,7 +258,7 @@ def _parser() -> argparse.ArgumentParser:
         help="set one page parameter",
     )
     book.add_argument("--page", action="append", default=[], help="only this page; may be repeated")
-    book.add_argument("--jobs", type=int, default=2, help="pages executed side by side (default: 2)")
+    book.add_argument("--jobs", type=_count, default=2, help="pages executed side by side (default: 2)")
     book.add_argument("--dry-run", action="store_true", help="list what would be executed and downloaded")
     book.add_argument("--force", action="store_true", help="execute pages that are up to date too")
 
@@ -249,11 +276,11 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--effort", default="standard", help="fast, standard (default), fine or exhaustive")
     measure.add_argument("--epsilon", type=_number, help="budget of an attack that has one, such as 8/255")
     measure.add_argument("--certificate", help="lower bounds of a ReLU network: interval, crown or exact")
-    measure.add_argument("--time-limit", type=float, default=60.0, help="seconds per image for exact (default: 60)")
+    measure.add_argument("--time-limit", type=_seconds, default=60.0, help="seconds per image for exact (default: 60)")
     measure.add_argument("--out", type=Path, default=Path("runs"), help="folder of records (default: runs)")
     measure.add_argument("--split", default="test", help="test (default), train, or calibration (digits only)")
-    measure.add_argument("--limit", type=int, help="only the first images")
-    measure.add_argument("--seed", type=int, default=0)
+    measure.add_argument("--limit", type=_whole, help="only the first images")
+    measure.add_argument("--seed", type=_seed, default=0)
     measure.add_argument(
         "--batch-size",
         type=_batch_size,
@@ -261,7 +288,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="images per batch, or auto (default): 200; halved, with a notice, when memory runs out",
     )
-    measure.add_argument("--shard-size", type=int, default=200, help="images per file of the record")
+    measure.add_argument("--shard-size", type=_whole, default=200, help="images per file of the record")
     measure.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     measure.add_argument("--keep-images", action="store_true", help="keep the adversarial images beside each shard")
     where = measure.add_mutually_exclusive_group()
@@ -284,7 +311,7 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", _train, "Train bundled networks again and hold the outcome against the recorded one.")
     train.add_argument("models", nargs="+", metavar="ID", help="digits/<recipe>")
     train.add_argument("--out", default="runs/train", help="folder for the weights (default: runs/train)")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--seed", type=_seed, default=0)
     return parser
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from margincons.errors import MissingColumnError
+from margincons.errors import MissingColumnError, ShapeError
 from margincons.intervals import Estimate, estimate
 from margincons.scores import robustness_sign
 
@@ -96,7 +96,10 @@ def column(table: pd.DataFrame, name: str) -> np.ndarray:
 
     Raises:
         MissingColumnError: If the table lacks it.
+        ShapeError: If it does not hold numbers.
     """
     if name not in table:
         raise MissingColumnError(name, table.columns)
+    if table[name].dtype.kind not in "buif":
+        raise ShapeError(f"the column {name!r}", "numbers", table[name].dtype)
     return table[name].to_numpy(dtype=float)

@@ -4,7 +4,6 @@ import functools
 import hashlib
 import os
 import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from margincons.decoding import ArrayOnDisk, Decoded, scaled
 from margincons.errors import DownloadError, FileFormatError, MissingFileError, UnknownNameError, UsageError
+from margincons.npz import DAMAGE, check_npz
 from margincons.threat import check_images
 
 CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
@@ -79,7 +79,7 @@ def load_images(
         images = _cifar(dataset, split, may_download(download), lazy)
     elif dataset == "imagenet":
         images = _imagenet(split, n, lazy)
-    elif dataset.endswith(".npz") or os.sep in dataset or Path(dataset).is_dir():
+    elif dataset.endswith(".npz") or os.sep in dataset or (dataset and Path(dataset).is_dir()):
         if split != "test":
             raise UnknownNameError(f"split of {dataset}", split, ("test",))
         path = Path(dataset)
@@ -133,8 +133,8 @@ def _cifar(dataset: str, split: str, download: bool, lazy: bool) -> Images:
         if download:
             raise DownloadError(f"Expected to download {dataset} to {folder}, but: {error}") from error
         raise DownloadError(
-            f"Expected {dataset} in {folder}, found none; ask for the download (download=True, --download), "
-            "or name another folder in MARGINCONS_DATA."
+            f"Expected {dataset} in {folder}, found none that is whole; "
+            "ask for the download (download=True, --download), or name another folder in MARGINCONS_DATA."
         ) from None
     return Images(
         inputs=_decoded(stored.data, lazy),
@@ -158,19 +158,20 @@ def _imagenet(split: str, n: int | None, lazy: bool) -> Images:
             f"Expected ImageNet's images, one folder per class, in {folder}; "
             "its licence forbids fetching them for you: put them there, or name another folder in MARGINCONS_DATA."
         )
-    return _folder(folder, n, lazy)
+    return replace(_folder(folder, n, lazy), name=f"imagenet/{split}")
 
 
 def _npz(path: Path, lazy: bool) -> Images:
     if not path.is_file():
         raise MissingFileError(path, "file of images")
+    check_npz(path, ("x", "y"))
     try:
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as stored:
             names = stored.files
             on_disk = ArrayOnDisk.within(path, "x") if lazy and "x" in names else None
             arrays = {} if on_disk is None else {"x": on_disk}
             arrays |= {name: stored[name] for name in ("x", "y") if name in names and name not in arrays}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         raise FileFormatError(path, "arrays x and y saved by numpy", f"{error}".strip() or "something else") from None
     if len(arrays) < 2:
         raise FileFormatError(path, "arrays x (images) and y (labels)", f"arrays {', '.join(names) or 'of no name'}")
@@ -194,7 +195,7 @@ def _folder(path: Path, n: int | None, lazy: bool, size: int = 224) -> Images:
     """
     if not path.is_dir():
         raise MissingFileError(path, "folder of images")
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
     from torchvision import datasets, transforms
 
     try:
@@ -204,6 +205,7 @@ def _folder(path: Path, n: int | None, lazy: bool, size: int = 224) -> Images:
             path, "one subfolder of images per class", str(error).split(". ", maxsplit=1)[0]
         ) from None
     rows = np.random.default_rng(0).permutation(len(stored))[: n or None]
+    damage = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises
     try:
         sizes = set()
         for row in rows:
@@ -212,13 +214,13 @@ def _folder(path: Path, n: int | None, lazy: bool, size: int = 224) -> Images:
         same = len(sizes) == 1 and max(*sizes.copy().pop()) <= size
         steps = [] if same else [transforms.Resize(256), transforms.CenterCrop(size)]
         to_tensor = transforms.Compose([*steps, transforms.ToTensor()])
-    except (UnidentifiedImageError, OSError) as error:
+    except damage as error:
         raise FileFormatError(path, "images", str(error)) from None
 
     def decode(places: np.ndarray) -> Tensor:
         try:
             return torch.stack([to_tensor(stored[row][0]) for row in rows[places]])
-        except (UnidentifiedImageError, OSError) as error:
+        except damage as error:
             raise FileFormatError(path, "images", str(error)) from None
 
     return Images(

@@ -55,7 +55,7 @@ class FileFormatError(MarginError):
 
     def __init__(self, path: str | Path, expected: str, got: str) -> None:
         """Name the file, what it should hold and what it holds."""
-        super().__init__(f"Expected {path} to hold {expected}, got {got}.")
+        super().__init__(f"Expected {path} to hold {expected}, got {got.rstrip('.')}.")
 
 
 class ChecksumError(MarginError):
@@ -108,6 +108,37 @@ class NonFiniteLogitsError(MarginError):
         super().__init__(
             f"Expected finite logits, got NaN or infinity on {count} of {total} images; "
             "are the weights trained and the inputs in [0, 1]?"
+        )
+
+
+class ForwardError(MarginError):
+    """A network's own code failed in a forward pass."""
+
+    def __init__(self, shape: tuple[int, ...], error: Exception) -> None:
+        """Name the images that were passed and what went wrong in the network."""
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        super().__init__(f"Expected a network that maps images {shape} to logits, its forward pass failed: {reason}.")
+
+
+class InPlaceError(MarginError):
+    """A network writes into the images that it is given."""
+
+    def __init__(self) -> None:
+        """Say what would mend it."""
+        super().__init__(
+            "Expected a network that leaves its images as they are, its forward pass changed them in place; "
+            "clone them first, or use inplace=False in its first layers."
+        )
+
+
+class NoGradientError(MarginError):
+    """A network cannot be differentiated with respect to its images."""
+
+    def __init__(self, reason: str) -> None:
+        """Say what stood in the way."""
+        super().__init__(
+            f"Expected logits that can be differentiated with respect to the images, but {reason}; does the network "
+            "detach them, leave torch for numpy, run under no_grad, or change them in place?"
         )
 
 
@@ -202,7 +233,7 @@ def _likely_scale(low: float, high: float) -> str:
         return "they leave the box slightly: clamp them"
     if low < 0:
         return "they look mean-normalised: a network here normalises its own inputs"
-    for factor in (16, 255):
+    for factor in (16, 255, 65535):
         if 1.5 < high <= factor:
             return f"divide by {factor}"
     return "rescale them to [0, 1]"

@@ -99,6 +99,9 @@ def measure(
     if certificate not in (None, *CERTIFICATES):
         raise UnknownNameError("certificate", certificate, CERTIFICATES)
     out = Path(out)
+    for folder in out.parents:
+        if folder.is_file():
+            raise UsageError(f"Expected {folder} to be a folder, for the record in it; it is a file.")
     if out.is_file():
         raise UsageError(f"Expected {out} to be the folder of a record, it is a file.")
     here = choose_device(device) if client is None else "cpu"

@@ -109,6 +109,8 @@ def check_images(inputs: Tensor) -> None:
     """
     if not isinstance(inputs, Tensor) or inputs.dim() != 4 or not inputs.is_floating_point():
         got = f"{tuple(inputs.shape)} {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
+        if isinstance(inputs, Tensor) and not inputs.is_floating_point() and inputs.numel() and inputs.max() > 1:
+            got += f", up to {inputs.max()}; convert to float and divide by {16 if inputs.max() <= 16 else 255}"
         raise ShapeError("images", "a floating-point tensor (n, c, h, w)", got)
     if inputs.numel():
         low, high = (bound.item() for bound in inputs.aminmax())

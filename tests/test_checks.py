@@ -21,7 +21,14 @@ from margincons.cautions import (
 from margincons.checks import check_before_work, heard, warn_before_work
 from margincons.classifier import Classifier
 from margincons.data import load_images
-from margincons.errors import ClassesError, LabelRangeError, NonFiniteLogitsError, ShapeError
+from margincons.errors import (
+    ClassesError,
+    LabelRangeError,
+    NoGradientError,
+    NonFiniteLogitsError,
+    ShapeError,
+    UnsupportedLayerError,
+)
 from margincons.passes import CountPasses
 from margincons.zoo import list_models, load_model
 
@@ -110,11 +117,6 @@ def test_the_bundled_networks_pass_every_check(model_id, loss):
             lambda: Changed(lambda logits: (4 * logits).round() / 4 + 0 * logits),
             {VanishingGradientsWarning, NoHeadWarning},
             "The gradient of the logit gap vanishes on 32 of 32 images (100%); an attack has nothing to climb there",
-        ),
-        (
-            lambda: Changed(lambda logits: logits.detach()),
-            {VanishingGradientsWarning},
-            "The gradient of the logit gap vanishes on 32 of 32 images (100%)",
         ),
         (
             lambda: Changed(lambda logits: logits + (logits - logits.detach()) * 1e30 * 1e30),
@@ -221,6 +223,31 @@ def test_what_makes_a_measurement_pointless_is_refused(model, images, error, tex
     with pytest.raises(error) as caught:
         checked(model, images)
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (
+            lambda: Changed(lambda logits: logits.detach()),
+            "but they do not depend on them; does the network detach them",
+        ),
+        (lambda: Changed(before=lambda inputs: torch.from_numpy(inputs.numpy())), "Can't call numpy() on Tensor that"),
+    ],
+)
+def test_a_network_that_cannot_be_differentiated_is_refused_before_an_attack_fails_on_it(model, reason):
+    with pytest.raises(NoGradientError) as caught:
+        checked(model())
+    assert reason in str(caught.value)
+
+
+def test_a_layer_that_no_certificate_reads_is_refused_before_work_where_one_is_wanted():
+    smooth = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.GELU(), nn.Linear(16, 10))
+    few = replace(IMAGES, inputs=IMAGES.inputs[:8], labels=IMAGES.labels[:8])
+    classifier = Classifier(smooth, few.inputs)
+    assert warn_before_work(classifier, few, {"certificate": None}) == []
+    with pytest.raises(UnsupportedLayerError, match="GELU"):
+        warn_before_work(classifier, few, {"certificate": "crown"})
 
 
 def test_images_of_another_shape_are_refused():

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from margincons.attacks.autoattack import import_autoattack
 from margincons.classifier import Classifier
-from margincons.errors import NoHeadError, NonFiniteLogitsError, PixelRangeError, ShapeError
+from margincons.errors import ForwardError, InPlaceError, NoHeadError, NonFiniteLogitsError, PixelRangeError, ShapeError
 from margincons.zoo import load_model
 
 
@@ -271,3 +271,24 @@ def test_an_empty_batch_gives_empty_outputs():
     outputs = Classifier(plain(), images(2))(images(0))
     assert outputs.logits.shape == (0, 10)
     assert outputs.features.shape == (0, 12)
+
+
+def test_a_network_that_writes_into_its_images_or_fails_in_its_own_code_is_refused_and_harms_nothing():
+    class Writes(nn.Module):
+        def forward(self, inputs):
+            return inputs.sub_(0.25).flatten(1)
+
+    class Fails(nn.Module):
+        def forward(self, inputs):
+            raise LookupError("no such layer")
+
+    images = torch.full((2, 1, 2, 2), 0.5)
+    with pytest.raises(
+        InPlaceError, match="its forward pass changed them in place; clone them first, or use inplace=F"
+    ):
+        Classifier(Writes(), images)
+    assert (images == 0.5).all()
+    with pytest.raises(
+        ForwardError, match=r"images \(2, 1, 2, 2\) to logits, its forward pass failed: LookupError: no such"
+    ):
+        Classifier(Fails(), images)

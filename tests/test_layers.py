@@ -21,6 +21,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "records",
         "kept_images",
         "decoding",
+        "npz",
         "data",
         "paper",
         "attacks.result",

@@ -116,7 +116,8 @@ def test_every_function_refuses_an_unknown_norm():
         (-2.1, 2.6, "they look mean-normalised"),
         (0, 1.0001, "clamp them"),
         (-1e-6, 1, "clamp them"),
-        (0, 65535, "rescale them"),
+        (0, 65535, "divide by 65535"),
+        (0, 1e6, "rescale them"),
         (0, float("nan"), "NaN came in"),
     ],
 )
@@ -134,6 +135,14 @@ def test_images_out_of_range_are_refused_with_the_likely_cause(low, high, likely
 def test_what_is_not_a_batch_of_images_is_refused(images):
     with pytest.raises(ShapeError, match="Expected images to be a floating-point tensor"):
         check_images(images)
+
+
+@pytest.mark.parametrize(
+    ("kind", "high", "factor"), [(torch.uint8, 255, 255), (torch.uint8, 16, 16), (torch.long, 9, 16)]
+)
+def test_whole_numbers_are_refused_with_the_likely_factor(kind, high, factor):
+    with pytest.raises(ShapeError, match=rf"{kind}, up to {high}; convert to float and divide by {factor}\."):
+        check_images(torch.full((1, 1, 2, 2), high, dtype=kind))
 
 
 def test_the_ends_of_the_pixel_range_are_images_and_so_is_an_empty_batch():

@@ -5,6 +5,7 @@ every other entry is prose. A profile, ``notebooks/params/NAME.yaml``, is a flat
 """
 
 import ast
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,14 +106,14 @@ def read_profile(profile: str, root: Path) -> dict[str, Value]:
     expected = "`name: value` lines whose values are scalars or lists of them"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-99-99
         raise FileFormatError(path, expected, " ".join(str(error).split())) from None
     if not isinstance(content, dict):
-        raise FileFormatError(path, expected, repr(content))
+        raise FileFormatError(path, expected, reprlib.repr(content))
     for name, value in content.items():
         items = value if isinstance(value, list) else [value]
         if not isinstance(name, str) or not all(isinstance(item, bool | int | float | str) for item in items):
-            raise FileFormatError(path, expected, f"{name}: {value!r}")
+            raise FileFormatError(path, expected, f"{name}: {reprlib.repr(value)}")
     return content
 
 
@@ -133,9 +134,8 @@ def page_parameters(pages: Iterable[Page], given: Mapping[str, Value]) -> dict[s
         for name, value in chosen[page.name].items():
             if not _has_type(value, page.declared[name]):
                 hint = "; YAML reads 1e-3 as text, write 1.0e-3" if "float" in page.declared[name] else ""
-                raise UsageError(
-                    f"Expected the page parameter {name!r} to be {page.declared[name]}, got {value!r}{hint}."
-                )
+                came = reprlib.repr(value)
+                raise UsageError(f"Expected the page parameter {name!r} to be {page.declared[name]}, got {came}{hint}.")
     return chosen
 
 

@@ -7,7 +7,7 @@
 from torch import nn
 
 from margincons.data import may_download
-from margincons.errors import UnknownNameError
+from margincons.errors import UnknownNameError, UsageError
 from margincons.zoo.bundled import bundled_index, load_bundled
 from margincons.zoo.user import load_user, state_sha256
 
@@ -34,6 +34,7 @@ def load_model(model_id: str, *, download: bool = False) -> nn.Module:
     Raises:
         UnknownNameError: If no network has that id; the nearest ids are named.
         MissingFileError: If a file of one's own does not exist.
+        UsageError: If it names weights without a network.
         DownloadError: If a checkpoint is not on disk and may not be downloaded.
     """
     if ".py:" in model_id or model_id.endswith(".py"):
@@ -44,5 +45,10 @@ def load_model(model_id: str, *, download: bool = False) -> nn.Module:
         from margincons.zoo.robustbench import load_robustbench
 
         return load_robustbench(model_id, download=may_download(download))
+    if model_id.endswith((".pt", ".pth", ".ckpt", ".pkl", ".safetensors")):
+        raise UsageError(
+            f"Expected a network, got the file of weights {model_id}; name a function that builds the network and "
+            "loads them, with torch.load(..., weights_only=True): path/to/file.py:function."
+        )
     known = list_models() if "/" in model_id and not model_id.startswith("digits/") else bundled_index()
     raise UnknownNameError("model", model_id, known)

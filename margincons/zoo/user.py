@@ -50,7 +50,7 @@ def _as_if_run(module: ModuleType, path: Path) -> Iterator[None]:
     sys.path.insert(0, str(path.parent.resolve()))
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise FileFormatError(path, "code that runs and loads what it names", reason) from error
     finally:
