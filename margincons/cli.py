@@ -258,7 +258,7 @@ def _parser() -> argparse.ArgumentParser:
         help="set one page parameter",
     )
     book.add_argument("--page", action="append", default=[], help="only this page; may be repeated")
-    book.add_argument("--jobs", type=_count, default=2, help="pages executed side by side (default: 2)")
+    book.add_argument("--jobs", type=_whole, default=2, help="pages executed side by side (default: 2)")
     book.add_argument("--dry-run", action="store_true", help="list what would be executed and downloaded")
     book.add_argument("--force", action="store_true", help="execute pages that are up to date too")
 
