@@ -46,7 +46,7 @@ def figure_data(page: str, **tables: pd.DataFrame | Mapping[str, pd.DataFrame]) 
             raise MissingFileError(source, "page")
         shutil.copyfile(source, folder / f"{page}.md.txt")  # browsers show .txt; .md they offer to save
         links.append(f'<a href="{served}{page}.md.txt">source of this page</a>')
-    return HTML(f'<p class="figure-links">Data of this figure: {" · ".join(links)}</p>')
+    return HTML(f'<p class="figure-links">Data: {" · ".join(links)}</p>')
 
 
 def with_ends(table: pd.DataFrame) -> pd.DataFrame:

@@ -39,6 +39,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "consistency",
         "separation",
         "detection",
+        "per_class",
         "geometry",
         "labelled_margins",
         "robust_accuracy",
