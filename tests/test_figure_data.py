@@ -94,7 +94,7 @@ def test_every_figure_of_the_papers_part_has_caption_alt_text_data_and_source(pa
             assert about["figure"]["caption"].strip(), cell.source
             assert about["image"]["alt"].strip(), cell.source
             links = cells[number + 1]
-            call = re.fullmatch(rf'figure_data\(\s*"{page}",\s(.*)\)', links.source.strip(), re.DOTALL)
+            call = re.search(rf'^figure_data\(\s*"{page}",\s(.*)\)\Z', links.source.strip(), re.DOTALL | re.MULTILINE)
             assert call, f"no figure_data(...) follows the figure {about['figure']['name']} of {page}"
             assert links.metadata["tags"] == ["remove-input"]
             names += re.findall(r"(?:^|, |\n\s+)([a-z0-9_]+)=", call[1])
