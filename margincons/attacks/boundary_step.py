@@ -36,7 +36,14 @@ def falling_rate(gradient: Tensor, at: Tensor, gap: Tensor, norm: str) -> Tensor
 
 
 def descend_in_ball(
-    deltas: Tensor, direction: Tensor, *, inputs: Tensor, radius: Tensor, length: float, norm: str
+    deltas: Tensor,
+    direction: Tensor,
+    *,
+    inputs: Tensor,
+    radius: Tensor,
+    length: float,
+    norm: str,
+    share: Tensor | None = None,
 ) -> Tensor:
     """Take one step down, then return to the ball of another radius.
 
@@ -50,13 +57,15 @@ def descend_in_ball(
         radius: Radius of each ball, (n,).
         length: Length of the step in radii: from 2 on, nothing is left in Linf of where it started.
         norm: "Linf", "L2" or "L1".
+        share: Of the step, each pixel's own, (n, c, h, w); in Linf alone.
 
     Returns:
         New perturbations (n, c, h, w) in the ball; in L2 and L1 also in the pixel box.
     """
     if norm == "Linf":
         reach = per_item(radius, deltas)
-        return torch.addcmul(deltas, direction.sign(), reach, value=-length).clamp_(-reach, reach)
+        way = direction.sign() if share is None else direction.sign() * share
+        return torch.addcmul(deltas, way, reach, value=-length).clamp_(-reach, reach)
     size = vector_norm(direction, "L2").clamp_min(SMALL)
     step = length * (radius if norm == "L2" else 2 * radius.sqrt()) / size
     moved = torch.addcmul(deltas, direction, per_item(step, deltas), value=-1)

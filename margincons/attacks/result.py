@@ -14,7 +14,7 @@ from margincons.passes import verification
 from margincons.threat import check_images, vector_norm
 
 WITNESS_FRACTION = 1e-5  # of the largest |logit|: ten times the spread between batches on the bundled networks
-STRETCHES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)  # relative steps outwards for points that end too near the boundary
+STRETCHES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # relative steps outwards from too near a boundary
 
 
 @dataclass(frozen=True, kw_only=True)

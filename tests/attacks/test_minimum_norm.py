@@ -13,11 +13,14 @@ from torch.testing import assert_close
 from margincons import load_model
 from margincons.attacks import minimum_norm as module
 from margincons.attacks.boundary_step import descend_in_ball, falling_rate, scale_in_box, shrink_in_box
+from margincons.attacks.descent import Descent
 from margincons.attacks.minimum_norm import EFFORTS, minimum_norm, search
 from margincons.data import load_images
 from margincons.errors import PixelRangeError, UnknownNameError
 from margincons.passes import CountPasses
 from margincons.threat import NORMS, dual_norm, vector_norm
+
+SHAKEN = Descent(steps=6, lengths=(1.0, 0.1), momentum=(0.05, 0.8), shaken=0.5)
 
 
 class Affine(nn.Module):
@@ -138,13 +141,15 @@ def test_more_effort_is_tighter_on_average(network, digits):
 def test_efforts_cost_what_they_say(network, digits):
     labels = network(digits).argmax(dim=1)
     for effort, settings_of in EFFORTS.items():
-        if settings_of.restarts:
+        if len(settings_of.settle) > 2:
             continue
         counted = CountPasses(network)
         search(counted, digits, labels, effort=effort)
         backward, forward = counted.backward_images / len(digits), counted.forward_images / len(digits)
-        assert settings_of.steps <= backward <= 1.7 * settings_of.steps
-        assert forward <= backward + 6
+        steps = settings_of.explore.steps + sum(descent.steps for descent in settings_of.settle)
+        exchanged = (1 + len(settings_of.settle)) * (digits[0].numel() + 9) if settings_of.settle else 0
+        assert steps <= backward <= steps + 0.8 * (settings_of.rivals - 1) * settings_of.explore.steps
+        assert forward <= backward + 12 + exchanged
 
 
 @pytest.mark.parametrize("scale", [100.0, 1e4])
@@ -246,7 +251,9 @@ def test_the_place_in_the_batch_hardly_matters(network, digits):
 
 
 def test_random_starts_belong_to_the_image_and_the_seed(network, digits, monkeypatch):
-    brief = replace(EFFORTS["exhaustive"], steps=6, restarts=2, slack=(0.1, 0))
+    brief = replace(
+        EFFORTS["exhaustive"], explore=Descent(steps=6, lengths=(2, 2), momentum=(0, 0)), settle=(SHAKEN,) * 2
+    )
     monkeypatch.setitem(module.EFFORTS, "exhaustive", brief)
     images, labels = digits[:8], network(digits[:8]).argmax(dim=1)
     options = {"effort": "exhaustive", "indices": torch.arange(100, 108)}
@@ -282,6 +289,17 @@ def test_rivals_are_ranked_by_distance_and_not_by_gap():
     one = replace(EFFORTS["fast"], rivals=1)
     assert module._nearest_rivals(network(images), labels, None, one)[1] == 1
     assert module._nearest_rivals(network(images), labels, head, one)[1] == 2
+
+
+def test_rivals_come_with_the_logarithm_of_their_gap_over_the_distance_of_the_rows_of_the_head():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False))
+    images = torch.rand(5, 1, 2, 2)
+    logits, head = network(images), module.Classifier(network, images).head
+    labels = logits.argmax(dim=1)
+    image, rival, prior = module._nearest_rivals(logits, labels, head, replace(EFFORTS["fine"], gap_ratio=1e9))
+    assert len(image) == 10
+    gap = logits[image, labels[image]] - logits[image, rival]
+    assert_close(prior, (gap / (head.weight[rival] - head.weight[labels[image]]).norm(dim=1)).log())
 
 
 def test_a_search_in_bfloat16_is_still_verified_and_nearly_as_tight(network, digits):

@@ -1,0 +1,102 @@
+"""Truth: linear networks, whose crossings are known along every ray, and a brute force over single pixels."""
+
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from margincons.attacks.crossings import STRETCHES, Crossings, best_rival, gap
+from margincons.attacks.pixel_exchange import exchange_pixels
+
+
+class Halfspace(nn.Module):
+    """Class 1 where the mean pixel is above one half."""
+
+    def forward(self, inputs):
+        lead = 4 * (inputs.flatten(1).mean(dim=1) - 0.5)
+        return torch.stack([-lead, lead], dim=1)
+
+
+class Bumps(nn.Module):
+    """The lead of class 0 falls as pixels leave one half, farther on their right side than on their left."""
+
+    def forward(self, inputs):
+        away = inputs.flatten(1) - 0.5
+        lead = 1 - torch.where(away > 0, away * torch.linspace(1.1, 3, away.shape[1]), -away).sum(dim=1)
+        return torch.stack([lead, torch.zeros_like(lead)], dim=1)
+
+
+def crossings_of(network, inputs, delta, rate=1.0):
+    nearest = Crossings.none_yet(network, inputs, network(inputs).argmax(dim=1), "Linf")
+    everyone = torch.arange(len(inputs))
+    radius = delta.flatten(1).abs().amax(dim=1)
+    points = (inputs + delta).clamp(0, 1)
+    nearest.update(everyone, radius, delta, network(points), torch.full((len(inputs),), rate))
+    return nearest
+
+
+def test_the_line_search_finds_where_a_ray_meets_a_plane():
+    inputs = torch.full((3, 1, 4, 4), 0.2) + 0.05 * torch.arange(3).view(3, 1, 1, 1)
+    nearest = crossings_of(Halfspace(), inputs, torch.full_like(inputs, 0.35), rate=8.0)
+    nearest.line_search()
+    assert_close(nearest.radius, torch.tensor([0.3, 0.25, 0.2]), rtol=2e-4, atol=0)
+    assert (gap(Halfspace()(nearest.points()), nearest.labels) < 0).all()
+    assert_close(nearest.radius, nearest.delta.flatten(1).abs().amax(dim=1))
+
+
+def test_only_the_nearest_crossing_of_an_image_is_kept_and_a_point_short_of_the_boundary_never_counts():
+    inputs = torch.full((2, 1, 2, 2), 0.3)
+    nearest = Crossings.none_yet(Halfspace(), inputs, torch.zeros(2, dtype=torch.long), "Linf")
+    image, radius = torch.tensor([0, 0, 1]), torch.tensor([0.5, 0.3, 0.1])
+    delta = radius.view(3, 1, 1, 1).expand(3, 1, 2, 2)
+    nearest.update(image, radius, delta, Halfspace()(inputs[image] + delta), torch.ones(3))
+    assert_close(nearest.radius, torch.tensor([0.3, torch.inf]))
+    assert nearest.rival[0] == 1
+    nearest.update(image, radius + 0.05, delta + 0.05, Halfspace()(inputs[image] + delta + 0.05), torch.ones(3))
+    assert_close(nearest.radius[0], torch.tensor(0.3))
+
+
+def test_a_miss_is_pushed_on_by_the_least_stretch_that_crosses():
+    inputs = torch.full((1, 1, 2, 2), 0.3)
+    nearest = crossings_of(Halfspace(), inputs, torch.full_like(inputs, 0.19))
+    assert nearest.radius.isinf()
+    nearest.stretch_misses()
+    least = min(stretch for stretch in STRETCHES if stretch * 0.19 > 0.2 + 1e-4)
+    assert_close(nearest.radius, torch.tensor([least * 0.19]))
+
+
+def test_the_best_rival_is_never_the_label():
+    logits = torch.tensor([[3.0, 1, 2], [3, 1, 2]])
+    assert best_rival(logits, torch.tensor([0, 1])).tolist() == [2, 0]
+
+
+def test_exchanged_pixels_are_those_a_brute_force_would_move_to_the_other_end():
+    """All pixels start at the left end, where every gradient says to stay; the right end is better for each."""
+    network, inputs = Bumps(), torch.full((1, 1, 3, 3), 0.5)
+    nearest = crossings_of(network, inputs, torch.full_like(inputs, -0.2))
+    single = []
+    for pixel in range(9):
+        moved = nearest.delta.flatten().clone()
+        moved[pixel] = 0.2
+        single.append(gap(network(inputs + moved.view_as(inputs)), nearest.labels).item())
+    best = torch.tensor(single).argsort()
+    exchange_pixels(nearest)
+    moved = (nearest.delta.flatten() > 0).nonzero()[:, 0]
+    assert set(moved.tolist()) == set(best[:8].tolist())  # eight are tried together at most
+    assert_close(nearest.gap, gap(network(nearest.points()), nearest.labels))
+    assert_close(nearest.delta.abs().amax(), torch.tensor(0.2))
+
+
+def test_an_exchange_never_raises_the_gap_or_leaves_ball_or_box_and_spares_what_never_crossed():
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    inputs = torch.rand(40, 1, 4, 4).mul(1.6).sub(0.3).clamp(0, 1)
+    delta = (torch.rand_like(inputs) - 0.5) * 1.2
+    nearest = crossings_of(network, inputs, delta)
+    before, radius, start = nearest.gap.clone(), nearest.radius.clone(), nearest.delta.clone()
+    exchange_pixels(nearest)
+    crossed = radius.isfinite()
+    assert crossed.any() and (~crossed).any()
+    assert (nearest.gap <= before).all() and (nearest.gap < before)[crossed].any()
+    assert (nearest.delta[~crossed] == start[~crossed]).all()
+    assert (nearest.delta.flatten(1).abs().amax(dim=1) <= radius * (1 + 1e-6))[crossed].all()
+    assert_close(gap(network(nearest.points()), nearest.labels)[crossed], nearest.gap[crossed])
