@@ -1,5 +1,6 @@
 """Truth: linear networks, whose crossings are known along every ray, and a brute force over single pixels."""
 
+import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
@@ -17,10 +18,14 @@ class Halfspace(nn.Module):
 
 
 class Bumps(nn.Module):
-    """The lead of class 0 falls as pixels leave one half, farther on their right side than on their left."""
+    """The lead of class 0 falls as pixels leave one half, faster on one side than on the other."""
+
+    def __init__(self, side):
+        super().__init__()
+        self.side = side
 
     def forward(self, inputs):
-        away = inputs.flatten(1) - 0.5
+        away = self.side * (inputs.flatten(1) - 0.5)
         lead = 1 - torch.where(away > 0, away * torch.linspace(1.1, 3, away.shape[1]), -away).sum(dim=1)
         return torch.stack([lead, torch.zeros_like(lead)], dim=1)
 
@@ -69,18 +74,19 @@ def test_the_best_rival_is_never_the_label():
     assert best_rival(logits, torch.tensor([0, 1])).tolist() == [2, 0]
 
 
-def test_exchanged_pixels_are_those_a_brute_force_would_move_to_the_other_end():
-    """All pixels start at the left end, where every gradient says to stay; the right end is better for each."""
-    network, inputs = Bumps(), torch.full((1, 1, 3, 3), 0.5)
-    nearest = crossings_of(network, inputs, torch.full_like(inputs, -0.2))
+@pytest.mark.parametrize("side", [1, -1])
+def test_exchanged_pixels_are_those_a_brute_force_would_move_to_the_other_end(side):
+    """All pixels start at one end, where every gradient says to stay; the other end is better for each."""
+    network, inputs = Bumps(side), torch.full((1, 1, 3, 3), 0.5)
+    nearest = crossings_of(network, inputs, torch.full_like(inputs, -0.2 * side))
     single = []
     for pixel in range(9):
         moved = nearest.delta.flatten().clone()
-        moved[pixel] = 0.2
+        moved[pixel] = 0.2 * side
         single.append(gap(network(inputs + moved.view_as(inputs)), nearest.labels).item())
     best = torch.tensor(single).argsort()
     exchange_pixels(nearest)
-    moved = (nearest.delta.flatten() > 0).nonzero()[:, 0]
+    moved = (side * nearest.delta.flatten() > 0).nonzero()[:, 0]
     assert set(moved.tolist()) == set(best[:8].tolist())  # eight are tried together at most
     assert_close(nearest.gap, gap(network(nearest.points()), nearest.labels))
     assert_close(nearest.delta.abs().amax(), torch.tensor(0.2))
