@@ -192,6 +192,15 @@ def tightness_marks(axes: Axes, summary: pd.DataFrame, *, peers: Sequence[str]) 
     axes.set(xscale="log", yscale="log", xlabel="backward passes per image")
 
 
+def against_diagonal(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
+    """Draw one mark per image, and the diagonal on which both values are the same; infinite values are left out."""
+    finite = np.isfinite(x) & np.isfinite(y)
+    axes.scatter(x[finite], y[finite], s=9, c=ROBUST, alpha=0.5, linewidths=0)
+    end = 1.05 * max(x[finite].max(initial=0), y[finite].max(initial=0)) or 1.0
+    axes.plot([0, end], [0, end], color="#444444", lw=1, ls="--")
+    axes.set(xlim=(0, end), ylim=(0, end))
+
+
 def relative_boxes(axes: Axes, values: dict[str, np.ndarray]) -> None:
     """Draw the spread of several samples around 1, a horizontal box each, under their names."""
     boxes = axes.boxplot(list(values.values()), orientation="horizontal", patch_artist=True, widths=0.6)

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from margincons.classifier import Head, Outputs
 from margincons.errors import ShapeError, UnknownNameError
-from margincons.threat import dual_norm
+from margincons.threat import dual_norm, vector_norm
 
 _ORDER = {"Linf": torch.inf, "L2": 2.0, "L1": 1.0}
 
@@ -90,6 +90,37 @@ def energy(logits: Tensor) -> Tensor:
     Source: Liu et al., 2020, arXiv:2010.03759.
     """
     return -logits.logsumexp(dim=1)
+
+
+def first_order_margin(model: nn.Module, inputs: Tensor, *, norm: str, rivals: int = 9) -> Tensor:
+    """Distance to the nearest linearised boundary: one backward pass per rival, no search.
+
+    The least of (f_i - f_j) / ||grad (f_i - f_j)||_q over rivals j, with q dual to ``norm``: exact for a linear network
+    without a pixel box, an estimate for any other, and neither an upper nor a lower bound. It is not in `SCORES`,
+    because it takes gradients.
+
+    Source: Moosavi-Dezfooli et al., 2016, arXiv:1511.04599, whose first step it is.
+
+    Args:
+        model: Maps images (n, c, h, w) in [0, 1] to logits (n, k).
+        inputs: Images (n, c, h, w); one batch.
+        norm: "Linf", "L2" or "L1".
+        rivals: How many rivals are tried, by falling logit; all where there are fewer.
+
+    Returns:
+        One distance per image, (n,); infinite where no gap has a gradient.
+    """
+    with torch.enable_grad():
+        inputs = inputs.detach().requires_grad_()
+        logits = model(inputs)
+        top = logits.topk(min(rivals + 1, logits.shape[1]), dim=1).values
+        distances = []
+        for rival in range(1, top.shape[1]):
+            gap = top[:, 0] - top[:, rival]
+            (gradient,) = torch.autograd.grad(gap.sum(), inputs, retain_graph=rival + 1 < top.shape[1])
+            slope = vector_norm(gradient, dual_norm(norm))
+            distances.append(torch.where(slope > 0, gap.detach() / slope, torch.inf))
+    return torch.stack(distances).amin(dim=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from margincons.classifier import Head, Outputs
@@ -15,6 +16,7 @@ from margincons.scores import (
     energy,
     entropy,
     feature_margin,
+    first_order_margin,
     logit_margin,
     max_probability,
     probability_margin,
@@ -133,3 +135,28 @@ def test_an_unknown_score_and_a_single_class_are_refused():
     for logits in (torch.zeros(3, 1), torch.zeros(3)):
         with pytest.raises(ShapeError, match=r"Expected logits to be \(n, k\) with k >= 2"):
             logit_margin(logits)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_first_order_margin_of_a_linear_network_is_its_distance_to_the_nearest_hyperplane(norm):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)).double()
+    inputs = torch.rand(20, 3, 2, 2, dtype=torch.float64)
+    weight, logits = model[1].weight.detach().numpy(), model(inputs).detach().numpy()
+    for row, (values, found) in enumerate(zip(logits, first_order_margin(model, inputs, norm=norm), strict=True)):
+        own = values.argmax()
+        distances = [
+            (values[own] - values[rival]) / np.linalg.norm(weight[own] - weight[rival], ord=DUAL[norm])
+            for rival in range(5)
+            if rival != own
+        ]
+        assert found.item() == pytest.approx(min(distances)), row
+
+
+def test_the_first_order_margin_ignores_the_scale_of_the_logits_and_leaves_no_gradient_behind():
+    model, inputs = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 4)), torch.rand(6, 3, 2, 2)
+    plain = first_order_margin(model, inputs, norm="Linf")
+    assert_close(first_order_margin(lambda x: 50 * model(x), inputs, norm="Linf"), plain)
+    assert (first_order_margin(model, inputs, norm="Linf", rivals=1) >= plain).all()  # fewer rivals, no nearer
+    assert all(parameter.grad is None for parameter in model.parameters())
+    flat = first_order_margin(lambda x: x.flatten(1)[:, :3] * 0 + torch.arange(3), inputs, norm="L2")
+    assert torch.isinf(flat).all()
