@@ -93,6 +93,12 @@ class Classifier:
                 features.append(_pooled(seen[self._head_call]))
         return Outputs(logits=torch.cat(logits), features=torch.cat(features) if features else None)
 
+    def pass_through(self, inputs: Tensor) -> Outputs:
+        """Outputs of one batch (n, c, h, w) on the network's device, as they come: nothing is checked."""
+        with self._watch_head() as seen:
+            logits = self.model(inputs)
+        return Outputs(logits=logits, features=None if self.head is None else _pooled(seen[self._head_call]))
+
     def logits(self, inputs: Tensor, *, batch_size: int = 256) -> Tensor:
         """Logits (n, k) of images (n, c, h, w) in [0, 1]."""
         return self(inputs, batch_size=batch_size).logits

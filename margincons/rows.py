@@ -14,6 +14,7 @@ from margincons.certificates import exact_margins, lower_bounds
 from margincons.classifier import Classifier
 from margincons.data import Images
 from margincons.margins import MarginBounds, attack_within, input_margins
+from margincons.recall import Recalling
 from margincons.scores import all_scores
 from margincons.threat import vector_norm
 
@@ -40,10 +41,11 @@ def measure_batch(classifier: Classifier, images: Images, rows: Tensor, settings
     inputs = images.inputs[rows].to(classifier.device)
     outputs = classifier(inputs, batch_size=len(inputs))
     options = {key: settings[key] for key in ("norm", "attack", "effort", "seed")} | {"predicted": outputs.predicted}
+    model = Recalling(classifier, inputs, outputs)
     if settings["epsilon"] is None:
-        bounds = input_margins(classifier.model, inputs, indices=rows, **options)
+        bounds = input_margins(model, inputs, indices=rows, **options)
     else:
-        bounds = attack_within(classifier.model, inputs, indices=rows, epsilon=settings["epsilon"], **options)
+        bounds = attack_within(model, inputs, indices=rows, epsilon=settings["epsilon"], **options)
     scores = all_scores(outputs, classifier.head, norm=settings["norm"])
     table = pd.DataFrame(
         {
@@ -54,7 +56,7 @@ def measure_batch(classifier: Classifier, images: Images, rows: Tensor, settings
             "upper": bounds.upper.cpu().numpy(),
             "success": bounds.success.cpu().numpy(),
             "adversarial_label": bounds.adversarial_label.cpu().numpy(),
-            "feature_distance": _feature_distance(classifier, outputs.features, bounds, settings["norm"]),
+            "feature_distance": _feature_distance(model, outputs.features, bounds, settings["norm"]),
             "forward_passes": bounds.forward_passes.numpy(),
             "backward_passes": bounds.backward_passes.numpy(),
             **_certified(classifier, inputs, bounds, settings),
@@ -85,9 +87,9 @@ def _certified(classifier: Classifier, inputs: Tensor, bounds: MarginBounds, set
     }
 
 
-def _feature_distance(classifier: Classifier, clean: Tensor | None, bounds: MarginBounds, norm: str) -> np.ndarray:
+def _feature_distance(model: Recalling, clean: Tensor | None, bounds: MarginBounds, norm: str) -> np.ndarray:
     """Distance the features travel to the adversarial image; NaN where there is no head or no such image."""
     if clean is None:
         return torch.full_like(bounds.upper, torch.nan).cpu().numpy()
-    moved = classifier.features(bounds.adversarial, batch_size=len(clean))
+    moved = model.outputs(bounds.adversarial).features
     return torch.where(bounds.success, vector_norm(moved - clean, norm), torch.nan).cpu().numpy()

@@ -16,6 +16,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
     1: ("threat", "classifier", "passes", "weighted", "metrics", "intervals"),
     2: (
         "atomic",
+        "recall",
         "locks",
         "scores",
         "records",

@@ -1,0 +1,112 @@
+"""What a measurement costs beyond the bare attack: checks, verification, scores, records and progress.
+
+Both sides see the same images in the same batches, in turn, in one process. The bare side is `minimum_norm.search`: it
+returns candidates and verifies nothing. The other side is all of `measure`, with a bar that is drawn, from loading to
+the table that is read back. Times are of the process, which has one thread, and of the wall; the least of several is
+kept for each side. Passes through the network are counted as well: they do not depend on what else the machine does.
+
+    OMP_NUM_THREADS=1 python benchmarks/overhead.py
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from margincons.attacks.minimum_norm import search
+from margincons.classifier import Classifier
+from margincons.data import Images, load_images
+from margincons.measure import measure
+from margincons.passes import CountPasses
+from margincons.rows import measure_batch
+from margincons.zoo import load_model
+
+BATCH = 200
+CNN = """
+import torch
+from torch import nn
+
+def cnn():
+    torch.manual_seed(0)
+    widths, layers = (3, 32, 64, 64, 128), []
+    for number, (narrow, wide) in enumerate(zip(widths, widths[1:])):
+        layers += [nn.Conv2d(narrow, wide, 3, 1 + number % 2, 1), nn.BatchNorm2d(wide), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
+"""
+
+
+def main() -> None:
+    """Measure both sides for each network and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--images", type=int, default=800, help="of the digits; half as many for the other network")
+    parser.add_argument("--effort", default="standard")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root)
+        (folder / "nets.py").write_text(CNN)
+        cnn, noise = f"{folder / 'nets.py'}:cnn", folder / "noise.npz"
+        pixels = np.random.default_rng(0).integers(256, size=(options.images // 2, 3, 32, 32), dtype=np.uint8)
+        with torch.no_grad():
+            labels = load_model(cnn).eval()(torch.from_numpy(pixels).float() / 255).argmax(dim=1)
+        np.savez(noise, x=pixels, y=labels.numpy())
+        for model_id, data, n in (("digits/trades", "digits", options.images), (cnn, str(noise), len(pixels))):
+            print(compare(model_id, data, n, repeats=options.repeats, effort=options.effort, root=folder), flush=True)
+
+
+def compare(model_id: str, data: str, n: int, *, repeats: int, effort: str, root: Path) -> str:
+    """One line: seconds of both sides, and what `measure` adds in percent."""
+    model, images = load_model(model_id), load_images(data, n=n)
+    with torch.no_grad():
+        labels = model(images.inputs).argmax(dim=1)
+    rows = torch.arange(n).split(BATCH)
+
+    def bare(model: nn.Module = model) -> None:
+        for part in rows:
+            search(model, images.inputs[part], labels[part], effort=effort, indices=part)
+
+    def full() -> None:
+        with tempfile.TemporaryDirectory(dir=root) as out:
+            measure(model_id, data, out=out, effort=effort, limit=n, batch_size=BATCH, shard_size=BATCH, device="cpu")
+
+    times = np.array([[clock(bare), clock(full)] for _ in range(repeats)]).min(axis=0)  # (side, clock)
+    (bare_cpu, bare_wall), (full_cpu, full_wall) = times
+    bare_passes, full_passes = (passes(work, model, images, rows, effort) for work in (bare, None))
+    name = Path(model_id).name
+    return (
+        f"{name}, {n} images, {effort}: bare attack {bare_cpu:.2f} s (wall {bare_wall:.2f}), measure {full_cpu:.2f} s "
+        f"(wall {full_wall:.2f}): {100 * (full_cpu / bare_cpu - 1):+.1f}% of the process's time, "
+        f"{100 * (full_wall / bare_wall - 1):+.1f}% of the wall's, {100 * (full_passes / bare_passes - 1):+.1f}% of "
+        "the passes"
+    )
+
+
+def passes(work: Callable | None, model: nn.Module, images: Images, rows: Sequence[torch.Tensor], effort: str) -> int:
+    """Images that pass forward or backward during the bare attack, or during the measurement of the same batches."""
+    counted = CountPasses(model)
+    if work is not None:
+        work(counted)
+    else:
+        classifier = Classifier(counted, images.inputs[:2])
+        settings = {"norm": "Linf", "attack": "minimum_norm", "effort": effort, "seed": 0, "epsilon": None}
+        for part in rows:
+            measure_batch(classifier, images, part, settings)
+    return counted.forward_images + counted.backward_images
+
+
+def clock(work: Callable[[], None]) -> tuple[float, float]:
+    """Seconds of the process and of the wall."""
+    process, wall = time.process_time(), time.perf_counter()
+    work()
+    return time.process_time() - process, time.perf_counter() - wall
+
+
+if __name__ == "__main__":
+    sys.exit(main())
