@@ -49,9 +49,10 @@ def tightness(results: pd.DataFrame, best: pd.DataFrame, *, rival: str = "FAB, p
         rival: The attack that others are compared with, image by image.
 
     Returns:
-        One row per (set, attack): "mean excess" and "max excess" (relative, over the images where the attack found
-        something), "within 0.1%", "not worse than FAB", "failed" (shares of images), "forward", "backward" (passes
-        per image), "seconds" (per image) and "times faster" than the rival.
+        One row per (set, attack): "images" (a slow attack may have seen fewer), "mean excess" and "max excess"
+        (relative, over the images where the attack found something), "within 0.1%", "not worse than FAB", "failed"
+        (shares of images), "forward", "backward" (passes per image), "seconds" (per image) and "times faster" than
+        the rival.
 
     Raises:
         MissingColumnError: If a column is missing.
@@ -80,6 +81,7 @@ def _summary(rows: pd.DataFrame) -> pd.Series:
     found = rows[np.isfinite(rows["upper"])]
     return pd.Series(
         {
+            "images": len(rows),
             "mean excess": found["excess"].mean(),
             "max excess": found["excess"].max(),
             "within 0.1%": (rows["excess"] <= WORSE).mean(),

@@ -12,6 +12,7 @@ from margincons.threat import per_item
 
 FEW_PIXELS = 256  # beyond that a single pixel matters too little for a forward pass of its own
 TOGETHER = (1, 2, 3, 5, 8)  # how many of the best exchanges are tried at once
+SMALLEST_BATCH = 256
 WORTHWHILE = 0.3  # of the radius: pixels that the box keeps from moving this far are left alone
 
 
@@ -47,4 +48,5 @@ def exchange_pixels(nearest: Crossings) -> None:
 def _gaps(nearest: Crossings, delta: Tensor, image: Tensor) -> Tensor:
     """Gap of each of the perturbations (m, pixels) of the images (m,)."""
     points = (nearest.inputs[image] + delta.view(-1, *nearest.inputs.shape[1:])).clamp(0, 1)
-    return gap(nearest.model(points), nearest.labels[image])
+    parts = points.split(max(SMALLEST_BATCH, len(nearest.inputs)))  # as much memory as the search itself, no more
+    return gap(torch.cat([nearest.model(part) for part in parts]), nearest.labels[image])
