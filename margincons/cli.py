@@ -103,13 +103,14 @@ def _measure(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from margincons.records import read_record
-    from margincons.report import report
+    from margincons.report import as_text, report
     from margincons.threat import ThreatModel
 
     tables = {name: read_record(name) for name in options.records}
     for table in tables.values():
         ThreatModel(norm=table.attrs["settings"].get("norm", "L2"), epsilon=options.epsilon)  # refuses 8 for 8/255
-    print(report(tables, epsilon=options.epsilon, score=options.score).to_string())
+    rows = report(tables, epsilon=options.epsilon, score=options.score)
+    print(as_text(rows, options.form).rstrip("\n"))
     print(*(f"margincons: {line}\n" for line in remembered(tables)), sep="", end="", file=sys.stderr)
 
 
@@ -299,6 +300,10 @@ def _parser() -> argparse.ArgumentParser:
     report = command("report", _report, "Print consistency and detection, with intervals, for one or more records.")
     report.add_argument("records", nargs="+", metavar="RECORD", help="a folder, or the name of a shipped record")
     report.add_argument("--epsilon", type=_number, required=True, help="brittle means margin <= epsilon: 0.1, 8/255")
+    form = report.add_mutually_exclusive_group()
+    for name in ("csv", "markdown", "latex"):
+        form.add_argument(f"--{name}", action="store_const", const=name, dest="form", help=f"print the table as {name}")
+    report.set_defaults(form="text")
     report.add_argument("--score", default="logit_margin", help="column that scores robustness")
 
     _add_fit(

@@ -59,7 +59,7 @@ def write_shard(path: Path, table: pd.DataFrame, settings: dict[str, Any], made:
         settings: What identifies the record; the same in all its shards.
         made: How this shard was made, from `provenance`.
     """
-    rows = pa.Table.from_pandas(table, preserve_index=False)
+    rows = pa.Table.from_pandas(table, preserve_index=False, nthreads=1)
     about = json.dumps({"settings": settings, "made": made, _DIGEST: _digest(rows)}).encode()
     rows = rows.replace_schema_metadata({_KEY: about, _SEAL: hashlib.sha256(about).hexdigest()})
     with written_whole(path) as file:

@@ -7,7 +7,10 @@ import pandas as pd
 
 from margincons.consistency import consistency
 from margincons.detection import brittle_share, clean_accuracy, detection, robust_accuracy
-from margincons.errors import DegenerateError
+from margincons.errors import DegenerateError, UnknownNameError
+from margincons.intervals import Estimate
+
+FORMS = ("text", "csv", "markdown", "latex")
 
 
 def report(
@@ -27,6 +30,49 @@ def report(
     """
     rows = {name: _row(table, epsilon, score, margin) for name, table in tables.items()}
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
+
+
+def as_text(rows: pd.DataFrame, form: str = "text") -> str:
+    """Write a report for people ("text", "markdown", "latex") or for programs ("csv").
+
+    In CSV each estimate becomes three columns of full precision: AUROC, "AUROC low" and "AUROC high"; the records'
+    names are the column "record". Markdown and LaTeX hold the text's two digits.
+
+    Raises:
+        UnknownNameError: If there is no such form.
+    """
+    if form not in FORMS:
+        raise UnknownNameError("form of a report", form, FORMS)
+    if form == "text":
+        return rows.to_string()
+    if form == "csv":
+        return pd.DataFrame([_numbers(row) for _, row in rows.iterrows()], index=rows.index).to_csv(
+            index_label="record"
+        )
+    cells = [[str(name), *map(str, row)] for name, row in zip(rows.index, rows.to_numpy(), strict=True)]
+    lines = [["record", *rows.columns], *cells]
+    if form == "markdown":
+        lines.insert(1, ["---"] * len(lines[0]))
+        return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    head, *body = [" & ".join(map(_tex, line)) + r" \\" for line in lines]
+    columns = "l" + "r" * len(rows.columns)
+    table = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", head, r"\hline", *body, r"\hline", r"\end{tabular}"]
+    return "\n".join(table) + "\n"
+
+
+def _numbers(row: pd.Series) -> dict[str, object]:
+    """Numbers of one row, an estimate's in three columns."""
+    found: dict[str, object] = {}
+    for name, cell in row.items():
+        if isinstance(cell, Estimate):
+            found |= {name: cell.value, f"{name} low": cell.low, f"{name} high": cell.high}
+        else:
+            found[name] = cell
+    return found
+
+
+def _tex(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "&%$#_{}" else letter for letter in text)
 
 
 def _row(table: pd.DataFrame, epsilon: float, score: str, margin: str) -> dict[str, object]:

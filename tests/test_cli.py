@@ -91,6 +91,11 @@ def save(path, x, y):
         ),
         (["report", "runs/mine", "--epsilon", "0.1"], "Expected a record at runs/mine, found none"),
         (["report", "broken.npz", "--epsilon", "0.1"], "Expected broken.npz to hold a shard of a record"),
+        ([*REPORT, "--epsilon", "0.1", "--csv", "--latex"], "argument --latex: not allowed with argument --csv"),
+        ([*MEASURE, "--batch-size", "many"], "expected a whole number or auto, got 'many'"),
+        ([*MEASURE, "--workers", "0"], "expected a whole number of 1 or more, got '0'"),
+        ([*MEASURE, "--workers", "2", "--scheduler", "tcp://x:1"], "--scheduler: not allowed with argument --workers"),
+        ([*MEASURE, "--scheduler", "nowhere"], "Expected a Dask scheduler at nowhere, but: "),
         (["models", "digit/"], "Unknown start of an id 'digit/'"),
         (["train", "digits/pgdat"], "Unknown recipe 'digits/pgdat'; the nearest are: digits/pgd_at"),
         (["train"], "the following arguments are required: ID"),
@@ -157,6 +162,16 @@ def test_report_prints_one_row_per_record(capsys):
         assert title in header
     assert [row.split()[0] for row in rows] == names
     assert all(" 800 " in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("form", "start"), [("csv", "record,images,tau"), ("markdown", "| record |"), ("latex", r"\begin")]
+)
+def test_report_prints_other_forms(capsys, form, start):
+    assert run(*REPORT, "--epsilon", "0.1", f"--{form}") == 0
+    out = capsys.readouterr().out
+    assert out.startswith(start)
+    assert "fab" in out
 
 
 def test_models_lists_ids_by_their_start(capsys):

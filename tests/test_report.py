@@ -1,5 +1,7 @@
 """The report is the statistics, row by row, and leaves out what is not defined."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,8 +9,9 @@ import pytest
 from margincons.consistency import consistency
 from margincons.detection import clean_accuracy, detection, robust_accuracy
 from margincons.errors import MissingColumnError, UnknownNameError
+from margincons.intervals import Estimate
 from margincons.records import read_record
-from margincons.report import report
+from margincons.report import as_text, report
 
 
 def table_of(n=60, seed=0, low=0.0):
@@ -75,3 +78,51 @@ def test_an_unfinished_record_says_how_far_it_got():
     table = read_record("digits/mlp/Linf/fab_paper").head(60)
     table.attrs["settings"] = table.attrs["settings"] | {"images": 800}
     assert report({"r": table}, epsilon=0.1).loc["r", "images"] == "60 of 800"
+
+
+NAMES = ["digits/mlp/Linf/fab_paper", "digits/trades/Linf/autoattack"]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return report({name: read_record(name) for name in NAMES}, epsilon=0.05)
+
+
+def test_csv_holds_every_number_in_full_and_reads_back(rows):
+    back = pd.read_csv(io.StringIO(as_text(rows, "csv")), index_col="record")
+    assert list(back.index) == NAMES
+    for name, row in rows.iterrows():
+        for column, cell in row.items():
+            if isinstance(cell, Estimate):
+                assert back.loc[name, [column, f"{column} low", f"{column} high"]].tolist() == [
+                    cell.value,
+                    cell.low,
+                    cell.high,
+                ]
+            elif cell == "":
+                assert np.isnan(back.loc[name, column])
+            else:
+                assert back.loc[name, column] == cell
+
+
+def test_markdown_and_latex_hold_the_cells_of_the_text(rows):
+    markdown = [line.strip("| \n").split(" | ") for line in as_text(rows, "markdown").splitlines()]
+    latex = as_text(rows, "latex").splitlines()
+    assert markdown[0] == ["record", *rows.columns]
+    assert set(markdown[1]) == {"---"}
+    assert latex[0] == r"\begin{tabular}{l" + "r" * len(rows.columns) + "}"
+    body = [line.removesuffix(r" \\").split(" & ") for line in latex if line.endswith(r" \\")]
+    for line, name in zip(markdown[2:], NAMES, strict=True):
+        assert line[0] == name
+        assert [cell for cell in line[1:] if cell] == [str(cell) for cell in rows.loc[name] if str(cell)]
+    assert body[0] == ["record", *(column.replace("%", r"\%") for column in rows.columns)]
+    assert [line[0] for line in body[1:]] == [name.replace("_", r"\_") for name in NAMES]
+    assert [line[1:] for line in body[1:]] == [[str(cell) for cell in rows.loc[name]] for name in NAMES]
+    assert as_text(rows) == rows.to_string()
+    with pytest.raises(UnknownNameError, match="Unknown form of a report 'tex'"):
+        as_text(rows, "tex")
+
+
+def test_a_name_with_a_bar_stays_in_its_markdown_cell(rows):
+    line = as_text(rows.rename(index={NAMES[0]: "a|b"}), "markdown").splitlines()[2]
+    assert line.startswith(r"| a\|b | 800 |")
