@@ -211,7 +211,7 @@ class LeakageError(MarginError):
         super().__init__(
             "Expected margins of training or calibration images to learn from, "
             f"got those of {data or 'images that the table does not name'}; "
-            'measure a record with split="train".'
+            'measure a record with split="train", or of a file of your own named train.npz.'
         )
 
 

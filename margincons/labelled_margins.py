@@ -12,7 +12,7 @@ from torch import Tensor
 
 from margincons.classifier import Classifier, Outputs
 from margincons.consistency import column
-from margincons.data import load_images
+from margincons.data import Images
 from margincons.errors import LeakageError, RecordError
 from margincons.zoo import state_sha256
 
@@ -42,17 +42,15 @@ class LabelledMargins:
 
 
 def labelled_margins(
-    classifier: Classifier, table: pd.DataFrame, *, margin: str = "upper", download: bool = False
+    classifier: Classifier, table: pd.DataFrame, images: Images, *, margin: str = "upper"
 ) -> LabelledMargins:
     """Pass the images of a record through the network whose margins it holds.
-
-    The images are those that the record names, and no others can be handed over.
 
     Args:
         classifier: The network.
         table: A record of `measure` with ``split="train"`` or "calibration", or its first rows.
+        images: The images of that record, or more of them. No others pass: the record holds their checksum.
         margin: The column that holds the input margin.
-        download: Whether CIFAR may be downloaded.
 
     Raises:
         LeakageError: If the record is one of test images, or does not say of which.
@@ -60,14 +58,13 @@ def labelled_margins(
         MissingColumnError: If the table lacks a column.
     """
     settings = table.attrs.get("settings", {})
-    dataset, split = check_split(settings.get("data", ""))
+    check_split(settings.get("data", ""))
     if state_sha256(classifier.model) != settings["weights_sha256"]:
         raise RecordError(
             f"Expected the network whose margins the record holds, {settings['model']}; got other weights."
         )
-    images = load_images(dataset, split=split, n=settings.get("images"), download=download)
-    if images.checksum() != settings["data_sha256"]:
-        raise RecordError(f"Expected the images that the record was measured on, those of {settings['data']} changed.")
+    if images.head(settings.get("images") or len(images)).checksum() != settings["data_sha256"]:
+        raise RecordError(f"Expected the images that the record was measured on, {settings['data']}; got others.")
     margins = column(table, margin)
     known = np.isfinite(margins)
     rows = torch.from_numpy(column(table, "index")[known]).long()
@@ -79,13 +76,11 @@ def labelled_margins(
     )
 
 
-def check_split(data: str) -> tuple[str, str]:
-    """Take "digits/train" apart.
+def check_split(data: str) -> None:
+    """Refuse images that are not "<data set>/train" or "<data set>/calibration", nor of a file of that name.
 
     Raises:
         LeakageError: If the split is not one to learn from.
     """
-    dataset, _, split = data.rpartition("/")
-    if split not in SPLITS:
+    if data.rpartition("/")[2] not in SPLITS:
         raise LeakageError(data)
-    return dataset, split

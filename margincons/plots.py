@@ -110,21 +110,72 @@ def precision_recall(axes: Axes, curves: Curves, *, model_id: str) -> None:
 
 def margin_boxes(axes: Axes, tables: dict[str, pd.DataFrame], *, epsilon: float, margin: str = "upper") -> None:
     """Draw the spread of input margins of several networks, one box each, infinite ones left out."""
-    values = [column(table, margin) for table in tables.values()]
-    names = [short_name(model_id) for model_id in tables]
-    boxes = axes.boxplot(
-        [finite[np.isfinite(finite)] for finite in values], orientation="horizontal", patch_artist=True, widths=0.6
-    )
-    for box, median, model_id in zip(boxes["boxes"], boxes["medians"], tables, strict=True):
-        box.set(facecolor=model_style(model_id)["color"], alpha=0.45)
-        median.set(color="black")
-    for flier in boxes["fliers"]:
-        flier.set(ms=2, alpha=0.4)
+    boxes(axes, {model_id: column(table, margin) for model_id, table in tables.items()})
     axes.axvline(epsilon, color="#444444", lw=1, ls="--")
     axes.annotate(f"$\\epsilon$ = {epsilon:.3g}", (epsilon, 1), xycoords=("data", "axes fraction"), va="bottom")
-    axes.set_yticks(range(1, len(names) + 1), names)
-    axes.invert_yaxis()
     axes.set(xlabel="input margin", xlim=(0, None))
+
+
+def boxes(axes: Axes, values: dict[str, np.ndarray]) -> None:
+    """Draw one horizontal box per network, the first at the top; values that are not finite are left out."""
+    drawn = axes.boxplot(
+        [column[np.isfinite(column)] for column in values.values()],
+        orientation="horizontal",
+        patch_artist=True,
+        widths=0.6,
+    )
+    for box, median, model_id in zip(drawn["boxes"], drawn["medians"], values, strict=True):
+        box.set(facecolor=model_style(model_id)["color"], alpha=0.45)
+        median.set(color="black")
+    for flier in drawn["fliers"]:
+        flier.set(ms=2, alpha=0.4)
+    axes.set_yticks(range(1, len(values) + 1), [short_name(model_id) for model_id in values])
+    if not axes.yaxis_inverted():  # axes that are shared are turned once
+        axes.invert_yaxis()
+
+
+def relative_boxes(axes: Axes, values: dict[str, np.ndarray]) -> None:
+    """Draw the spread of several networks' values around 1, a horizontal box each."""
+    boxes(axes, values)
+    axes.axvline(1, color="#444444", lw=1, ls="--")
+
+
+def estimates(axes: Axes, columns: dict[str, Sequence[Estimate]], names: Sequence[str], *, bars: str) -> None:
+    """Draw named columns of estimates side by side, one line per name, the first at the top.
+
+    Args:
+        axes: Where to draw.
+        columns: Under each legend entry one estimate per name.
+        names: One per line.
+        bars: "standard error" for one of them either way, "interval" for the whole interval.
+    """
+    for place, (label, drawn) in enumerate(columns.items()):
+        height = np.arange(len(names)) + 0.22 * (place - (len(columns) - 1) / 2)
+        value = np.array([estimate.value for estimate in drawn])
+        errors = [estimate.standard_error for estimate in drawn]
+        off = errors if bars == "standard error" else _bars(drawn)
+        style = {"color": _COLOURS[place], "marker": _MARKERS[place]}
+        axes.errorbar(value, height, xerr=off, ls="", ms=5, capsize=2, label=label, **style)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def learning_curve(axes: Axes, sizes: Sequence[int], means: Sequence[Estimate], *, place: int, label: str) -> None:
+    """Draw estimates over numbers of images, (m,) each; ``place`` 0, 1, .. keeps several curves apart."""
+    style = {"color": (ROBUST, BRITTLE, *_COLOURS[2:])[place], "marker": _MARKERS[place]}
+    moved = np.array(sizes) * (1 + 0.06 * place)
+    axes.errorbar(moved, [mean.value for mean in means], yerr=_bars(means), ms=4, capsize=2, label=label, **style)
+    axes.set(xscale="log", xlabel="labelled margins")
+    ends = axes.get_xlim()
+    ticks = [tick for tick in (12, 25, 50, 100, 200, 400, 800, 1600, 3200, 6400) if ends[0] <= tick <= ends[1]]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+
+
+def _bars(estimates: Sequence[Estimate]) -> np.ndarray:
+    """How far intervals reach down and up, (2, n); nothing where they have no end."""
+    off = [[e.value - e.low for e in estimates], [e.high - e.value for e in estimates]]
+    return np.where(np.isfinite(off), off, np.nan)
 
 
 def pictures(axes: Sequence[Axes], images: Tensor, titles: Sequence[str]) -> None:
@@ -199,20 +250,6 @@ def against_diagonal(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
     end = 1.05 * max(x[finite].max(initial=0), y[finite].max(initial=0)) or 1.0
     axes.plot([0, end], [0, end], color="#444444", lw=1, ls="--")
     axes.set(xlim=(0, end), ylim=(0, end))
-
-
-def relative_boxes(axes: Axes, values: dict[str, np.ndarray]) -> None:
-    """Draw the spread of several samples around 1, a horizontal box each, under their names."""
-    boxes = axes.boxplot(list(values.values()), orientation="horizontal", patch_artist=True, widths=0.6)
-    for box, median in zip(boxes["boxes"], boxes["medians"], strict=True):
-        box.set(facecolor=ROBUST, alpha=0.35)
-        median.set(color="black")
-    for flier in boxes["fliers"]:
-        flier.set(ms=2, alpha=0.3)
-    axes.axvline(1, color="#444444", lw=1, ls="--")
-    axes.set_yticks(range(1, len(values) + 1), list(values))
-    if not axes.yaxis_inverted():  # axes that are shared are turned once
-        axes.invert_yaxis()
 
 
 def robust_accuracies(axes: Axes, table: pd.DataFrame) -> None:

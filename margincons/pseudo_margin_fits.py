@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +46,10 @@ def lesson(
     model_id: str,
     data: str,
     *,
-    splits: Iterable[str] = ("train",),
+    splits: Sequence[str] = ("train",),
     n_images: int | None = None,
     n_fit: int | None = None,
+    records: str = "",
     device: str = "auto",
     **options: str | int,
 ) -> Lesson:
@@ -57,26 +58,35 @@ def lesson(
     Args:
         model_id: What `load_model` takes.
         data: What `load_images` takes.
-        splits: Splits to learn from.
+        splits: Splits to learn from, or files of one's own named train.npz or calibration.npz.
         n_images: The first test images; all when None.
         n_fit: The first images of each split to learn from; all when None.
+        records: "" for the shipped records; else the folder to measure into.
         device: "cpu", "cuda" or "auto".
-        options: Further options of `obtain`: "norm", "attack", "effort", "records", "seed".
+        options: Further options of `obtain`: "norm", "attack", "effort", "seed".
 
     Raises:
         LeakageError: If a split is not one to learn from.
     """
-    for split in splits:
-        check_split(f"{data}/{split}")  # before anything is measured
-    options = options | {"device": device}
+    sources = [_source(data, split) for split in splits]
+    for name, (own, split) in zip(splits, sources, strict=True):
+        check_split(Path(own).stem if name == own else f"{own}/{split}")  # before anything is measured
+    options = options | {"device": device, "records": records}
     table = obtain(model_id, data, limit=n_images, **options)
     images = load_images(data, n=len(table))
     classifier = Classifier(load_model(model_id).to(choose_device(device)), images.inputs[:2])
-    labelled = {
-        split: labelled_margins(classifier, obtain(model_id, data, split=split, limit=n_fit, **options))
-        for split in splits
-    }
-    return Lesson(labelled=labelled, outputs=classifier(images.inputs), table=table)
+    labelled = {}
+    for name, (own, split) in zip(splits, sources, strict=True):
+        folder = str(Path(records) / Path(own).stem) if name == own else records  # one folder holds one data set
+        learn = obtain(model_id, own, split=split, limit=n_fit, **options | {"records": folder})
+        taught = load_images(own, split=split, n=learn.attrs["settings"].get("images"))
+        labelled[name] = labelled_margins(classifier, learn, taught)
+    return Lesson(labelled=labelled, outputs=classifier(images.inputs[: len(table)]), table=table)
+
+
+def _source(data: str, split: str) -> tuple[str, str]:
+    """A split of the data set, or a file of one's own, which has one split."""
+    return (split, "test") if split.endswith(".npz") else (data, split)
 
 
 def designs(lesson: Lesson, *, seeds: int = 5) -> list[Design]:
@@ -136,7 +146,7 @@ def obtain_fits(
     attack: str = "minimum_norm",
     records: str = "",
     out: str = "",
-    splits: Iterable[str] = ("train",),
+    splits: Sequence[str] = ("train",),
     seeds: int = 5,
     progress: bool = True,
     **options: str | int | None,
@@ -184,6 +194,13 @@ def obtain_fits(
     table = pd.DataFrame(rows).reset_index(names="index")
     write_shard(path, table, settings, made | {"seconds": round(time.perf_counter() - started, 2)})
     return read_record(path.parent)
+
+
+def of_design(fits: pd.DataFrame, **wanted: str | int) -> pd.DataFrame:
+    """Fits of one design, a row per seed; what is not named is as in the first design of the table."""
+    names = ["inputs", "target", "loss", "width", "depth", "split", "n_fit"]
+    design = fits[names].iloc[0].to_dict() | wanted
+    return fits[(fits[names] == pd.Series(design)[names]).all(axis=1)]
 
 
 def over_seeds(values: pd.Series, *, level: float = 0.95) -> Estimate:

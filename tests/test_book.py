@@ -154,6 +154,8 @@ def test_a_dry_run_lists_for_every_page_what_it_would_download_and_compute(profi
         )
         assert f"  would download or ask for {networks + 1} of the files below" in paragraphs[name]
     assert f"measure {networks} networks on the first 1000 images by autoattack (standard)" in paragraphs["sanity"]
+    weak = len(values["weak_ids"])
+    assert f"measure {weak} networks on the first 1000 images by minimum_norm (standard)" in paragraphs["pseudo_margin"]
     assert "would" not in paragraphs["cifar10"].split("\n", 1)[1].split(":")[0]  # reads what is shipped
     for model_id in values["model_ids"]:
         assert (

@@ -20,7 +20,7 @@ from margincons.scores import feature_margin, logit_margin
 from margincons.threat import NORMS, vector_norm
 from margincons.zoo import load_model
 
-SHIPPED = [name for name in shipped_records() if name.endswith("Linf/minimum_norm")]
+SHIPPED = [name for name in shipped_records() if name.startswith("digits/") and name.endswith("minimum_norm")]
 ORDER = {"Linf": np.inf, "L2": 2, "L1": 1}
 
 

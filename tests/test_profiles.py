@@ -51,6 +51,7 @@ def stand_in(tmp_path_factory):
     draw = np.random.default_rng(0)
     pixels, labels = draw.integers(0, 256, (8, 3, 32, 32), dtype=np.uint8), draw.integers(0, 10, 8)
     np.savez(root / "images.npz", x=pixels, y=labels)
+    np.savez(root / "train.npz", x=draw.integers(0, 256, (12, 3, 32, 32), dtype=np.uint8), y=draw.integers(0, 10, 12))
     return root
 
 
@@ -62,6 +63,11 @@ def under_the_profile(stand_in):
         "compared": [STAND_IN],
         "n_images": 8,
         "n_live": 4,
+        "n_path": 4,
+        "weak_ids": [STAND_IN],
+        "fit_splits": [str(stand_in / "train.npz")],
+        "n_fit": 12,
+        "n_seeds": 2,
         "records": str(stand_in / "records"),
         "device": "cpu",
     }

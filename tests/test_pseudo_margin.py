@@ -65,7 +65,7 @@ def shuffled():
     model = Shuffled()
     images = load_images("digits")
     classifier = Classifier(model, images.inputs)
-    labelled = labelled_margins(classifier, exact_record(model, "train"))
+    labelled = labelled_margins(classifier, exact_record(model, "train"), load_images("digits", split="train"))
     return labelled, classifier(images.inputs), exact_record(model, "test")
 
 

@@ -12,7 +12,10 @@ import jupytext
 from margincons.book.pages import Page, Value
 from margincons.margins import FIXED_BUDGET, MINIMUM_NORM
 
-KEPT, LIVE = "obtain", ("measure_images", "input_margins")  # calls that keep records, and calls that do not
+KEPT, LIVE = (
+    ("obtain", "obtain_fits"),
+    ("measure_images", "input_margins"),
+)  # calls that keep records, and calls that do not
 _DEFAULTS = {"attack": "minimum_norm", "effort": "standard"}
 
 
@@ -28,8 +31,8 @@ def planned_measurements(page: Page, given: Mapping[str, Value]) -> list[str]:
     asked, records = source.parameters.get("n_images"), source.parameters.get("records", "")
     images = {None: "some images", 0: "all images"}.get(asked, f"the first {asked} images")
     lines = []
-    for call in source.calls(KEPT, *LIVE):
-        kept = _name(call.func) == KEPT
+    for call in source.calls(*KEPT, *LIVE):
+        kept = _name(call.func) in KEPT
         named = {option.arg: source.mentioned(option.value) for option in call.keywords if option.arg}
         if kept and "" in named.get("records", [records]):
             continue  # shipped records are read
