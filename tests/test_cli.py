@@ -1,7 +1,9 @@
 """The command line: right use works, wrong use gets one line and exit code 2."""
 
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -273,3 +275,34 @@ def test_a_caution_is_one_line_on_stderr_and_no_reason_to_stop(tmp_path, capfd):
     out, err = capfd.readouterr()
     assert [line.split(": ")[2] for line in err.splitlines()] == names
     assert "Warning" not in out
+
+
+def test_ctrl_c_stops_with_one_line_and_the_same_command_goes_on(tmp_path):
+    (tmp_path / "nets.py").write_text(
+        "import time\nfrom margincons.zoo import load_model\ndef slow():\n    model = load_model('digits/mlp')\n"
+        "    model.register_forward_pre_hook(lambda *_: time.sleep(0.02))\n    return model\n"
+    )
+    command = ["measure", "nets.py:slow", "--data", "digits", *QUICK[:-2], "--limit", "200", "--shard-size", "10"]
+    hear = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)"  # deaf when started by a shell's &
+    code = f"import sys\n{hear}\nfrom margincons.cli import main\nsys.exit(main({command}))"
+    folder = tmp_path / "runs" / "nets.slow" / "Linf" / "pgd"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        while len(list(folder.glob("*.parquet"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert err.endswith("margincons: interrupted; the same command goes on where it stopped.\n")
+    assert "Traceback" not in err
+    assert "/200 [" in err  # the bar: how many of how many, time and rate
+    finished = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert all(name.endswith(".parquet") for name in finished)
+    assert 2 <= len(finished) < 20
+    (tmp_path / "nets.py").write_text(
+        "from margincons.zoo import load_model\ndef slow():\n    return load_model('digits/mlp')\n"
+    )
+    assert run(*command) == 0
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(after) == 20
+    assert finished.items() <= after.items()
