@@ -12,10 +12,7 @@ from margincons.threat import per_item, vector_norm
 
 OPENING_LENGTH = 3.0  # of the first steps, in radii
 REACH = {"Linf": 0.25, "L2": 0.25, "L1": 0.0}  # how far beyond the boundary, in radii, the first ball reaches
-FIRST, NEWEST = (
-    0.7,
-    0.5,
-)  # weight of the first gradient's and of every newer estimate in the running geometric mean of a rival's distance
+FIRST, NEWEST = 0.7, 0.5  # weights, in a rival's running mean, of the first estimate of its distance and of newer ones
 
 
 @dataclass(frozen=True, kw_only=True)
