@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from margincons.attacks.autoattack import fab_paper
+from margincons.attacks.autoattack_package import import_autoattack
 from margincons.attacks.minimum_norm import search
 from margincons.passes import CountPasses
 from margincons.records import SHIPPED, provenance, write_shard
@@ -24,6 +25,7 @@ FAB_STEPS = 100
 
 def network(name: str, classes: int) -> nn.Module:
     """One of RobustBench's architectures, with random weights."""
+    import_autoattack()  # robustbench imports it under its old name
     from robustbench.model_zoo.architectures.resnet import PreActBlock, PreActResNet
     from robustbench.model_zoo.architectures.wide_resnet import WideResNet
 
