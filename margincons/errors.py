@@ -226,6 +226,18 @@ class UnsupportedLayerError(MarginError):
         )
 
 
+class WrongAnswerError(MarginError):
+    """A student's function is not right yet."""
+
+    def __init__(self, reason: str) -> None:
+        """Say what is likely wrong; the answer stays hidden."""
+        super().__init__(f"Not yet: {reason}.")
+
+    def _render_traceback_(self) -> list[str]:
+        """Show notebooks the one line that helps; IPython asks for it."""
+        return [str(self)]
+
+
 def _likely_scale(low: float, high: float) -> str:
     if math.isnan(low + high):
         return "NaN came in, so the images were damaged before they got here"

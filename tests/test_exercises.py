@@ -1,0 +1,125 @@
+"""Every solution of the book passes its check, and the usual wrong answers, made from the solution, do not."""
+
+import ast
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import jupytext
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from margincons import exercises
+from margincons.errors import WrongAnswerError
+from margincons.exercises.checking import check
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+CALL = re.compile(r"exercises\.(check_\w+)\((\w+)\)")
+
+# For every check, edits of the solution that make a plausible wrong answer, and what the student is told.
+WRONG = {
+    "check_kendall_tau": [
+        ("(concordant - discordant)", "concordant", "share of concordant pairs"),
+        ("(concordant - discordant)", "2 * (concordant - discordant)", "counted twice"),
+        ("/ pairs", "/ (len(margins) ** 2 / 2)", "compared with itself"),
+        ("(concordant - discordant) / pairs", "np.corrcoef(margins, scores)[0, 1]", "Pearson"),
+    ],
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """An exercise as a page states it."""
+
+    page: str
+    imports: str
+    blank: str  # the student's cell
+    solution: str  # the folded cell
+
+
+def tasks():
+    """Exercises of all pages, by the name of their check: first the blank, then the solution."""
+    found = {}
+    for source in sorted(NOTEBOOKS.glob("*.md")):
+        cells = [cell for cell in jupytext.read(source, fmt="md:myst").cells if cell.cell_type == "code"]
+        lines = ast.parse("\n".join(cell.source for cell in cells)).body
+        imports = "\n".join(ast.unparse(line) for line in lines if isinstance(line, ast.Import | ast.ImportFrom))
+        for cell in cells:
+            if called := CALL.search(cell.source):
+                found.setdefault(called[1], []).append((source.stem, imports, cell))
+    return {
+        name: Task(page=first[0], imports=first[1], blank=first[2].source, solution=second[2].source)
+        for name, (first, second) in found.items()
+        if "hide-cell" in second[2].metadata.get("tags", [])
+    }
+
+
+TASKS = tasks()
+
+
+def run(task, cell):
+    names = {}
+    exec(compile(task.imports, task.page, "exec"), names)
+    exec(compile(cell, task.page, "exec"), names)
+
+
+def test_every_check_has_a_page_with_a_blank_and_a_folded_solution_and_wrong_answers():
+    assert set(TASKS) == set(exercises.__all__) == set(WRONG)
+    assert min(map(len, WRONG.values())) >= 3
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_check_takes_the_solution_and_waits_for_the_blank(name, capsys):
+    run(TASKS[name], TASKS[name].solution)
+    assert capsys.readouterr().out == "Right.\n"
+    run(TASKS[name], TASKS[name].blank)
+    assert capsys.readouterr().out == "not written yet\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong", "told"), [(n, *edit) for n, edits in WRONG.items() for edit in edits]
+)
+def test_a_check_rejects_a_usual_mistake_and_says_what_it_is(name, right, wrong, told):
+    task = TASKS[name]
+    assert right in task.solution
+    with pytest.raises(WrongAnswerError, match=told):
+        run(task, task.solution.replace(right, wrong))
+
+
+CASE = {"first": torch.tensor([1.0, 2.0]), "second": 3.0}
+
+
+def product(first, second):
+    return first * second
+
+
+def test_a_result_that_no_usual_mistake_explains_is_described(capsys):
+    check(lambda first, second: np.array([3, 6]), cases=[CASE], answer=product, mistakes={})
+    assert capsys.readouterr().out == "Right.\n"
+    for wrong, told in {
+        "a text": "expected numbers, a tensor or an array",
+        (3.0, 6.0, 9.0): r"expected the shape \(2,\), got \(3,\)",
+        (3.0, np.nan): "1 of 2 values are NaN",
+        (3.0, 6.5): "1 of 2 values are wrong, by 0.5 at most",
+    }.items():
+        with pytest.raises(WrongAnswerError, match=told):
+            check(lambda first, second, wrong=wrong: wrong, cases=[CASE], answer=product, mistakes={})
+
+
+def test_a_function_that_writes_into_its_arguments_is_told_so_and_spoils_nothing():
+    with pytest.raises(WrongAnswerError, match="changes its argument first in place"):
+        check(lambda first, second: first.mul_(second), cases=[CASE], answer=product, mistakes={})
+    assert_close(CASE["first"], torch.tensor([1.0, 2.0]), rtol=0, atol=0)
+
+
+def test_equal_infinities_are_equal_and_others_are_not():
+    far = {"answer": lambda first, second: np.array([np.inf, 1]), "cases": [CASE], "mistakes": {}}
+    check(lambda first, second: np.array([np.inf, 1]), **far)
+    with pytest.raises(WrongAnswerError, match="1 of 2 values are wrong, by inf"):
+        check(lambda first, second: np.array([-np.inf, 1]), **far)
+
+
+def test_a_notebook_shows_the_one_line_and_no_traceback():
+    assert WrongAnswerError("mind the sign")._render_traceback_() == ["Not yet: mind the sign."]
