@@ -72,6 +72,9 @@ def _measure(options: argparse.Namespace) -> None:
     from margincons.cluster import connected
     from margincons.measure import measure, record_folder
 
+    if options.dry_run:
+        _price(options)
+        return
     with connected(scheduler=options.scheduler, workers=options.workers) as client:
         for model_id in options.models:
             out = record_folder(
@@ -99,6 +102,14 @@ def _measure(options: argparse.Namespace) -> None:
             )
             found = int(table["success"].sum())
             print(f"{out}: {len(table)} images, {found} verified witnesses, {len(table) - found} without one")
+
+
+def _price(options: argparse.Namespace) -> None:
+    from margincons.costs import price
+
+    given = ("norm", "attack", "effort", "epsilon", "split", "limit", "batch_size", "device", "download")
+    for model_id in options.models:
+        print(f"{model_id}: {price(model_id, options.data, **{name: getattr(options, name) for name in given})}")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -291,6 +302,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     measure.add_argument("--shard-size", type=_whole, default=200, help="images per file of the record")
     measure.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    measure.add_argument(
+        "--dry-run", action="store_true", help="check, and say how long it would take; measure nothing"
+    )
     measure.add_argument("--keep-images", action="store_true", help="keep the adversarial images beside each shard")
     where = measure.add_mutually_exclusive_group()
     where.add_argument("--scheduler", metavar="ADDRESS", help="send shards to this Dask cluster: tcp://10.0.0.1:8786")

@@ -93,9 +93,9 @@ def measure(
         UnknownNameError: If an attack, effort or norm does not exist.
         UsageError: If epsilon is given to an attack without a budget or missing from one with a budget, or a size is 0.
     """
-    _check_attack(attack, norm=norm, effort=effort, epsilon=epsilon)
+    check_attack(attack, norm=norm, effort=effort, epsilon=epsilon)
     batch_size = BATCH_SIZE if batch_size == "auto" else batch_size
-    _check_sizes(batch_size=batch_size, shard_size=shard_size)
+    check_sizes(batch_size=batch_size, shard_size=shard_size)
     if certificate not in (None, *CERTIFICATES):
         raise UnknownNameError("certificate", certificate, CERTIFICATES)
     out = Path(out)
@@ -181,8 +181,8 @@ def measure_images(
         UnknownNameError: If an attack, effort or norm does not exist.
         UsageError: If epsilon is given to an attack without a budget or missing from one with a budget, or a size is 0.
     """
-    _check_attack(attack, norm=norm, effort=effort, epsilon=epsilon)
-    _check_sizes(batch_size=batch_size)
+    check_attack(attack, norm=norm, effort=effort, epsilon=epsilon)
+    check_sizes(batch_size=batch_size)
     classifier = Classifier(model, images.inputs[:2])
     settings = {"norm": norm, "attack": attack, "effort": effort, "epsilon": epsilon, "seed": seed}
     warn_before_work(classifier, images, settings | {"batch_size": batch_size})
@@ -280,7 +280,7 @@ def record_folder(
     return root / _portable(model_id).replace(".py:", ".") / norm / "-".join(filter(None, parts))
 
 
-def _check_attack(attack: str, *, norm: str, effort: str, epsilon: float | None) -> None:
+def check_attack(attack: str, *, norm: str, effort: str, epsilon: float | None) -> None:
     """Refuse what the attack would refuse, before anything is loaded."""
     methods = MINIMUM_NORM | FIXED_BUDGET
     if attack not in methods:
@@ -293,7 +293,8 @@ def _check_attack(attack: str, *, norm: str, effort: str, epsilon: float | None)
     ThreatModel(norm=norm, epsilon=epsilon or 0.0)
 
 
-def _check_sizes(**sizes: int) -> None:
+def check_sizes(**sizes: int) -> None:
+    """Refuse sizes below 1, by their names."""
     for name, size in sizes.items():
         if size < 1:
             raise UsageError(f"Expected a {name.replace('_', ' ')} of 1 or more, got {size}.")

@@ -55,6 +55,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "cluster",
         "measure",
         "costs",
+        "cost_runs",
         "report",
         "plots",
         "figure_data",

@@ -70,6 +70,20 @@ def load_robustbench(model_id: str, *, model_dir: str | Path | None = None, down
     return model.eval()
 
 
+def unloaded_robustbench(model_id: str) -> nn.Module:
+    """Build one network of RobustBench in eval mode, with the weights it is born with; no file is needed.
+
+    Within ``torch.device("meta")`` nothing is even allocated: enough to count operations.
+
+    Raises:
+        UnknownNameError: If RobustBench lists no such network.
+        UsageError: If timm or torchvision builds it together with its weights.
+    """
+    robustbench_checkpoints(model_id)  # raises for names that are unknown or hosted elsewhere
+    with _quiet():
+        return _entries()[model_id]["model"]().eval().requires_grad_(False)
+
+
 def robustbench_checkpoints(model_id: str, *, model_dir: str | Path | None = None) -> list[Path]:
     """Where the checkpoints of a network lie or would lie: one file, or one per member of an ensemble.
 

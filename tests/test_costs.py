@@ -1,0 +1,161 @@
+"""Operations counted by hand, passes counted by the network, and prices that add up."""
+
+import pytest
+import torch
+from torch import nn
+
+from margincons import cli
+from margincons.costs import (
+    Cost,
+    Passes,
+    Work,
+    achieved_rate,
+    duration,
+    passes_per_image,
+    predict,
+    price,
+    work_per_pass,
+)
+from margincons.errors import ClassesError, UnknownNameError, UsageError
+from margincons.margins import FIXED_BUDGET, MINIMUM_NORM, attack_within, input_margins
+from margincons.zoo import load_model
+
+
+def linear(classes):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, classes)).eval()
+    network[1].bias.data = -0.5 * network[1].weight.data.sum(dim=1)  # the boundaries meet inside the box
+    return network
+
+
+def inner(n=8):
+    return 0.45 + 0.1 * torch.rand(n, 1, 8, 8)
+
+
+def test_operations_are_those_of_the_textbook():
+    mlp = work_per_pass(load_model("digits/mlp"), (1, 8, 8))
+    assert mlp.forward == 2 * (64 * 32 + 32 * 32 + 32 * 10)
+    assert mlp.backward == mlp.forward  # to the image: each layer's transpose
+    cnn = work_per_pass(load_model("digits/trades"), (1, 8, 8))
+    assert cnn.forward == 2 * (64 * 16 * 9 + 16 * 32 * 16 * 9 + 512 * 64 + 64 * 10)
+    with torch.device("meta"):
+        wide = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(2048, 100))
+    assert work_per_pass(wide, (3, 32, 32)).forward == 2 * (256 * 8 * 27 + 2048 * 100)
+
+
+@pytest.mark.parametrize("classes", [4, 10, 13])
+@pytest.mark.parametrize("attack", ["fab_paper", "fab_restarts", "fab_targeted", "pgd", "fgsm"])
+@pytest.mark.parametrize("effort", ["fast", "standard"])
+def test_passes_are_those_that_the_network_counts(attack, effort, classes):
+    methods = MINIMUM_NORM | FIXED_BUDGET
+    if effort not in methods[attack].efforts:
+        with pytest.raises(UnknownNameError, match=f"Unknown effort of {attack} 'fast'"):
+            passes_per_image(attack, effort=effort)
+        return
+    options = {"epsilon": 1e-6} if attack in FIXED_BUDGET else {}
+    run = attack_within if attack in FIXED_BUDGET else input_margins
+    counted = run(linear(classes), inner(), attack=attack, effort=effort, **options)
+    told = passes_per_image(attack, effort=effort, classes=classes)
+    assert counted.backward_passes[0] == pytest.approx(told.backward)
+    assert counted.forward_passes[0] == pytest.approx(told.forward, rel=0.01)
+
+
+@pytest.mark.parametrize("classes", [4, 12])
+def test_autoattacks_passes_are_those_of_an_image_that_stands(classes):
+    network = linear(classes)
+    network[1].weight.data *= 10
+    counted = attack_within(network, inner(2), epsilon=1e-7)
+    told = passes_per_image("autoattack", classes=classes)
+    assert not counted.success.any()
+    assert counted.backward_passes[0] == pytest.approx(told.backward)
+    assert counted.forward_passes[0] == pytest.approx(told.forward, rel=0.01)
+
+
+@pytest.mark.parametrize("effort", MINIMUM_NORM["minimum_norm"].efforts)
+def test_our_passes_are_near_those_on_networks_that_the_benchmark_holds_and_do_not_grow_with_the_classes(effort):
+    told = passes_per_image("minimum_norm", effort=effort)
+    assert passes_per_image("minimum_norm", effort=effort, classes=1000) == told
+    assert passes_per_image("minimum_norm", effort=effort, norm="L1").backward == pytest.approx(3 * told.backward)
+    from margincons.data import load_images
+
+    counted = input_margins(load_model("digits/trades"), load_images("digits", n=32).inputs, effort=effort)
+    assert counted.backward_passes.mean().item() == pytest.approx(told.backward, rel=0.35)
+    assert counted.forward_passes.mean().item() == pytest.approx(told.forward, rel=0.35)
+
+
+def test_a_price_is_passes_times_operations_over_the_rate():
+    cost = Cost(images=1000, passes=Passes(forward=200, backward=1000), work=Work(forward=1e9, backward=2e9), rate=1e12)
+    assert cost.flop == 1000 * (200 * 1e9 + 1000 * 2e9)
+    assert cost.seconds == cost.flop / 1e12 == 2200
+    assert str(cost) == (
+        "1000 images, 200 forward and 1000 backward passes each, 1.0 GFLOP per forward pass: 2.2 PFLOP; at 1.0 TFLOP/s "
+        "about 37 min"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.04 s"),
+        (1.0, "1.0 s"),
+        (89, "89 s"),
+        (90, "1.5 min"),
+        (7200, "2.0 h"),
+        (86400 * 5, "5.0 days"),
+        (1e9, "32 years"),
+    ],
+)
+def test_durations_have_two_digits_and_a_unit_that_fits(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_a_rate_is_operations_over_time(monkeypatch):
+    ticks = iter(range(1000))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))  # every look at the clock is a second later
+    work = work_per_pass(load_model("digits/mlp"), (1, 8, 8))
+    assert achieved_rate(load_model("digits/mlp"), torch.rand(50, 1, 8, 8)) == 50 * (work.forward + work.backward)
+
+
+def test_a_network_of_ten_times_the_operations_is_predicted_to_take_longer():
+    small, large = (
+        nn.Sequential(
+            nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, width, 3), nn.Flatten(), nn.Linear(784 * width, 10)
+        )
+        for width in (4, 64)
+    )
+    costs = [predict(net, torch.rand(8, 3, 32, 32), images=8, attack="pgd", norm="Linf") for net in (small, large)]
+    assert costs[1].flop > 10 * costs[0].flop
+    assert costs[1].seconds > costs[0].seconds
+
+
+def test_a_dry_run_prices_and_writes_nothing(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["measure", "digits/mlp", "digits/trades", "--data", "digits", "--limit", "50", "--dry-run"]
+    assert cli.main(arguments) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["digits/mlp", "digits/trades"]
+    assert all("50 images, " in line and "FLOP/s about " in line for line in lines)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"attack": "pgd"}, UsageError, "The attack 'pgd' needs epsilon"),
+        ({"attack": "fab"}, UnknownNameError, "Unknown attack 'fab'"),
+        ({"effort": "huge"}, UnknownNameError, "Unknown effort of minimum_norm 'huge'"),
+        ({"batch_size": 0}, UsageError, "Expected a batch size of 1 or more, got 0."),
+        ({"data": "cifar11"}, UnknownNameError, "Unknown dataset 'cifar11'"),
+    ],
+)
+def test_what_would_be_refused_is_refused_when_priced(options, error, text):
+    with pytest.raises(error) as caught:
+        price("digits/mlp", options.pop("data", "digits"), **options)
+    assert text in str(caught.value)
+
+
+def test_a_price_has_the_checks_of_a_run(tmp_path):
+    path = tmp_path / "nets.py"
+    path.write_text("from torch import nn\ndef five():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 5))\n")
+    with pytest.raises(ClassesError):
+        price(f"{path}:five", "digits")
