@@ -45,7 +45,9 @@ def priced_and_measured(model: nn.Module, inputs: Tensor, runs: Sequence[tuple[s
     """
     rows = []
     for attack, effort in tqdm(runs, desc="runs", file=sys.__stderr__):
-        cost = predict(model, inputs, images=len(inputs), attack=attack, effort=effort, norm="Linf")
+        cost = predict(
+            model, inputs, images=len(inputs), attack=attack, effort=effort, norm="Linf", clock=time.process_time
+        )
         started = time.process_time()
         bounds = input_margins(model, inputs, attack=attack, effort=effort)
         measured = time.process_time() - started
