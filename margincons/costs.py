@@ -145,7 +145,7 @@ def achieved_rate(
         model: Maps images (n, c, h, w) to logits (n, k).
         inputs: One batch, as large as the run's.
         seconds: How long to repeat the passes; three times at least.
-        clock: What tells the seconds of a pass: `time.process_time` for one thread of a machine that does other work too.
+        clock: What tells the time: `time.process_time` for one thread, on a machine that does other work too.
     """
     work = work_per_pass(model, tuple(inputs.shape[1:]))
     best, end, timed = float("inf"), clock() + seconds, 0
