@@ -5,6 +5,7 @@ back; one process, the one that asked, writes the record.
 """
 
 import functools
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,10 +57,8 @@ def connected(*, scheduler: str | None = None, workers: int | None = None) -> It
     except ImportError:
         raise ClusterError("Expected Dask, it is not installed: pip install 'margincons[dask]'.") from None
     if scheduler is None:
-        with (
-            LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
-            Client(cluster) as client,
-        ):
+        options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+        with LocalCluster(**options, silence_logs=logging.CRITICAL) as cluster, Client(cluster) as client:
             yield client
         return
     try:
