@@ -20,6 +20,13 @@ CALL = re.compile(r"exercises\.(check_\w+)\((\w+)\)")
 
 # For every check, edits of the solution that make a plausible wrong answer, and what the student is told.
 WRONG = {
+    "check_is_adversarial": [
+        ("near & is_image", "is_image", "mind the budget"),
+        ("near & is_image", "near", "no images"),
+        (" & misclassified", "", "still right"),
+        ("!= labels", "!= model(inputs).argmax(dim=1)", "not with the label"),
+        ("amax(dim=1)", "mean(dim=1)", "not the mean one"),
+    ],
     "check_kendall_tau": [
         ("(concordant - discordant)", "concordant", "share of concordant pairs"),
         ("(concordant - discordant)", "2 * (concordant - discordant)", "counted twice"),
