@@ -77,7 +77,9 @@ def descend(
         options = {"radius": target, "length": length, "norm": nearest.norm}
         if shrinks:
             sign = average.sign()
-            shrunk, last_sign = torch.where(sign * last_sign < 0, how.shrink * shrunk, shrunk), sign
+            turned = last_sign.mul_(sign).clamp_(max=0)  # -1 where the sign changed, else 0
+            shrunk.addcmul_(shrunk, turned, value=1 - how.shrink)
+            last_sign = sign
             options["share"] = shrunk
         delta = descend_in_ball(delta, average, inputs=clean, **options)
         radius = vector_norm(delta, nearest.norm)
@@ -86,9 +88,10 @@ def descend(
             seems = crossing.log() if seems is None else torch.lerp(seems, crossing.log(), NEWEST if step else FIRST)
             leader = torch.full_like(nearest.radius, torch.inf).scatter_reduce(0, image, seems, "amin")
             kept = (seems <= leader[image] + how.slack * how.decay**step).nonzero()[:, 0]
-            image, rival, clean, delta, radius = image[kept], rival[kept], clean[kept], delta[kept], radius[kept]
-            average, last_sign, shrunk = average[kept], last_sign[kept], shrunk[kept]
-            rate, seems = rate[kept], seems[kept]
+            if len(kept) < len(image):
+                image, rival, clean, delta, radius = image[kept], rival[kept], clean[kept], delta[kept], radius[kept]
+                average, last_sign, shrunk = average[kept], last_sign[kept], shrunk[kept]
+                rate, seems = rate[kept], seems[kept]
     nearest.update(image, radius, delta, nearest.model((clean + delta).clamp_(0, 1)), rate)
 
 
