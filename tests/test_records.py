@@ -240,7 +240,7 @@ def test_every_shipped_record_is_whole_and_says_how_it_was_made(name):
     folder = "-".join(filter(None, (settings["attack"], certificate, "" if split == "test" else split)))
     images = load_images("digits", split=split)
     assert name == f"{settings['model']}/{settings['norm']}/{folder}"
-    planned = settings.get("images", len(images))
+    planned = settings.get("images", 100 if certificate == "exact" else len(images))  # the oldest do not say
     assert table["index"].tolist() == list(range(planned))
     assert planned == len(images) or certificate  # what a certificate costs may leave images out
     assert table["label"].tolist() == images.labels[: len(table)].tolist()
