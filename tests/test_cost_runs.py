@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from margincons.cost_runs import priced_and_measured
+from margincons.cost_runs import RUNS, priced_and_measured
 from margincons.costs import work_per_pass
 from margincons.data import load_images
 from margincons.errors import UnknownNameError, UsageError
+from margincons.records import read_record
 from margincons.zoo import load_model
 from margincons.zoo.robustbench import unloaded_robustbench
 
@@ -19,6 +20,19 @@ def test_a_run_is_priced_before_and_measured_after():
     work = work_per_pass(load_model("digits/mlp"), (1, 8, 8))
     assert table["gigaflop"][1] * 1e9 == pytest.approx(1203 * work.forward, rel=0.01)
     assert (table[["predicted", "measured"]] > 0).all().all()
+
+
+def test_the_record_holds_every_run_and_its_operations_are_counted_again():
+    table = read_record("scale/cpu")
+    found = {(row.network, row.attack, row.effort) for row in table.itertuples()}
+    assert found == {(network, *run) for network, _, runs in RUNS for run in runs}
+    for row in table[table["attack"] == "fab_paper"].itertuples():
+        if row.network.startswith("robustbench"):
+            with torch.device("meta"):
+                model = unloaded_robustbench(row.network)
+            work = work_per_pass(model, (3, 32, 32))
+            assert row.backward == 1000
+            assert row.gigaflop * 1e9 == pytest.approx(212 * work.forward + 1000 * work.backward, rel=0.02)
 
 
 @pytest.mark.slow
