@@ -20,12 +20,33 @@ CALL = re.compile(r"exercises\.(check_\w+)\((\w+)\)")
 
 # For every check, edits of the solution that make a plausible wrong answer, and what the student is told.
 WRONG = {
+    "check_fgsm": [
+        (".sign()", "", "sign of the gradient is missing"),
+        ("inputs + epsilon", "inputs - epsilon", "down, not up"),
+        (".clamp(0, 1)", "", r"leave \[0, 1\]"),
+        ("epsilon * gradient", "epsilon / 255 * gradient", "needs no division"),
+        (
+            'cross_entropy(model(moved), labels, reduction="sum")',
+            "-model(moved).gather(1, labels[:, None]).sum()",
+            "set it against",
+        ),
+        (".clamp(0, 1)", ".clamp(0, 1) - inputs", "the images are asked for"),
+    ],
     "check_is_adversarial": [
         ("near & is_image", "is_image", "mind the budget"),
         ("near & is_image", "near", "no images"),
         (" & misclassified", "", "still right"),
         ("!= labels", "!= model(inputs).argmax(dim=1)", "not with the label"),
         ("amax(dim=1)", "mean(dim=1)", "not the mean one"),
+    ],
+    "check_pgd": [
+        ("point = adversarial", "point = inputs", "at the clean image in every step"),
+        ("inputs - epsilon, inputs + epsilon", "adversarial - epsilon, adversarial + epsilon", "leave the ball"),
+        ("adversarial.clamp(0, 1)", "adversarial", r"pixels leave"),
+        (".sign()", "", "sign of the gradient is missing"),
+        ("+ step_size", "- step_size", "down, not up"),
+        ("adversarial = adversarial +", "adversarial = inputs +", "starts anew"),
+        ("range(steps)", "range(steps - 2)", "of 768 values are wrong"),
     ],
     "check_kendall_tau": [
         ("(concordant - discordant)", "concordant", "share of concordant pairs"),

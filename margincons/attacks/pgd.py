@@ -1,5 +1,7 @@
 """Projected gradient ascent inside a ball, from random starts."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -55,16 +57,47 @@ def pgd(
     best, best_lead = inputs, torch.full_like(inputs[:, 0, 0, 0], -torch.inf)
     for restart in range(restarts):
         adversarial = random_start(inputs, threat, seed=seed, indices=indices, restart=restart)
-        for _ in range(steps):
-            gradient = input_gradient(model, adversarial, labels, loss=loss)
-            moved = adversarial + steepest_step(gradient, adversarial, length, norm)
-            adversarial = _into_ball(inputs, moved, threat)
+        for stepped in ascent(
+            model, inputs, labels, start=adversarial, threat=threat, steps=steps, step_size=length, loss=loss
+        ):
+            adversarial = stepped
         with torch.no_grad():
             lead = rival_lead(model(adversarial), labels)
         better = lead > best_lead
         best = torch.where(per_item(better, inputs), adversarial, best)
         best_lead = torch.where(better, lead, best_lead)
     return AttackResult.judge(model, inputs, best, labels, norm=norm)
+
+
+def ascent(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    start: Tensor,
+    threat: ThreatModel,
+    steps: int,
+    step_size: float,
+    loss: str = "cross_entropy",
+) -> Iterator[Tensor]:
+    """Yield the points (n, c, h, w) of one climb, after each step: `pgd` keeps the last, a loss curve needs them all.
+
+    Args:
+        model: Maps images (n, c, h, w) to logits (n, k).
+        inputs: Images (n, c, h, w) in [0, 1], the centres of the balls.
+        labels: Classes to leave, (n,).
+        start: Where to begin, (n, c, h, w), inside the balls.
+        threat: The ball.
+        steps: Number of steps.
+        step_size: Length of each in the ball's norm.
+        loss: As in `pgd`.
+    """
+    adversarial = start
+    for _ in range(steps):
+        gradient = input_gradient(model, adversarial, labels, loss=loss)
+        moved = adversarial + steepest_step(gradient, adversarial, step_size, threat.norm)
+        adversarial = _into_ball(inputs, moved, threat)
+        yield adversarial
 
 
 def random_start(inputs: Tensor, threat: ThreatModel, *, seed: int, indices: Tensor, restart: int) -> Tensor:

@@ -1,9 +1,13 @@
 """Exercises on attacks: what is adversarial, and how it is found."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from margincons.attacks.fgsm import fgsm
+from margincons.attacks.steps import input_gradient
 from margincons.exercises.checking import Function, check
 from margincons.exercises.fixtures import digits, network
 
@@ -54,5 +58,85 @@ def check_is_adversarial(student: Function) -> None:
             "the size of a perturbation in l_inf is its largest change, not the mean one": lambda m, x, c, y, e: (
                 ((c - x).abs().flatten(1).mean(dim=1) <= e) & is_image(c) & decided(m, c, y)
             ),
+        },
+    )
+
+
+def check_fgsm(student: Function) -> None:
+    """Check ``student(model, inputs, labels, epsilon)``, images one signed step away, of page `fgsm`."""
+    model, (inputs, labels), epsilon = network(), digits(), 0.15
+
+    def step(direction: Tensor) -> Tensor:
+        return (inputs + epsilon * direction).clamp(0, 1)
+
+    gradient = input_gradient(model, inputs, labels)
+    moved = inputs.clone().requires_grad_()
+    (of_logit,) = torch.autograd.grad(-model(moved).gather(1, labels[:, None]).sum(), moved)
+    check(
+        student,
+        cases=[{"model": model, "inputs": inputs, "labels": labels, "epsilon": epsilon}],
+        answer=lambda *_: step(gradient.sign()),
+        mistakes={
+            "the sign of the gradient is missing, so the size of the step depends on the network": lambda *_: step(
+                gradient
+            ),
+            "the loss goes down, not up: this step makes the network surer of the label": lambda *_: step(
+                -gradient.sign()
+            ),
+            "pixels leave [0, 1]; no image has such pixels": lambda *_: inputs + epsilon * gradient.sign(),
+            "epsilon is on the [0, 1] pixel scale here and needs no division": lambda *_: (
+                inputs + epsilon / 255 * gradient.sign()
+            ).clamp(0, 1),
+            "only the true logit is pressed down; the loss must set it against the others": lambda *_: step(
+                of_logit.sign()
+            ),
+            "this is the perturbation; the images are asked for": lambda *_: step(gradient.sign()) - inputs,
+        },
+    )
+
+
+def check_pgd(student: Function) -> None:
+    """Check ``student(model, inputs, labels, epsilon, steps, step_size)``, the last of the steps, of page `pgd`."""
+    model, (inputs, labels) = network(), digits()
+
+    def climb(
+        epsilon: float,
+        steps: int,
+        step_size: float,
+        *,
+        sign: Callable[[Tensor], Tensor] = torch.sign,
+        at_the_start: bool = False,
+        anew: bool = False,
+        projected: bool = True,
+        clamped: bool = True,
+    ) -> Tensor:
+        adversarial = inputs
+        for _ in range(steps):
+            direction = sign(input_gradient(model, inputs if at_the_start else adversarial, labels))
+            adversarial = (inputs if anew else adversarial) + step_size * direction
+            if projected:
+                adversarial = inputs + (adversarial - inputs).clamp(-epsilon, epsilon)
+            if clamped:
+                adversarial = adversarial.clamp(0, 1)
+        return adversarial
+
+    def mistake(**change: Any) -> Function:
+        return lambda _model, _inputs, _labels, *budget: climb(*budget, **change)
+
+    check(
+        student,
+        cases=[{"model": model, "inputs": inputs, "labels": labels, "epsilon": 0.15, "steps": 7, "step_size": 0.05}],
+        answer=mistake(),
+        mistakes={
+            "the gradient is taken at the clean image in every step; take it where the last step ended": mistake(
+                at_the_start=True
+            ),
+            "the points leave the ball; project onto the ball around the clean image after every step": mistake(
+                projected=False
+            ),
+            "pixels leave [0, 1]; clamp them after every step": mistake(clamped=False),
+            "the sign of the gradient is missing": mistake(sign=lambda gradient: gradient),
+            "the loss goes down, not up": mistake(sign=lambda gradient: -gradient.sign()),
+            "every step starts anew from the clean image; start where the last one ended": mistake(anew=True),
         },
     )
