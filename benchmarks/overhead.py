@@ -45,19 +45,25 @@ def main() -> None:
     """Measure both sides for each network and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--images", type=int, default=800, help="of the digits; half as many for the other network")
+    parser.add_argument(
+        "--images", type=int, default=3200, help="shaken digits; an eighth as many for the larger network"
+    )
     parser.add_argument("--effort", default="standard")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
         (folder / "nets.py").write_text(CNN)
-        cnn, noise = f"{folder / 'nets.py'}:cnn", folder / "noise.npz"
-        pixels = np.random.default_rng(0).integers(256, size=(options.images // 2, 3, 32, 32), dtype=np.uint8)
+        cnn, noise, shaken = f"{folder / 'nets.py'}:cnn", folder / "noise.npz", folder / "shaken.npz"
+        rng, digits = np.random.default_rng(0), load_images("digits")
+        pixels = rng.integers(256, size=(options.images // 8, 3, 32, 32), dtype=np.uint8)
         with torch.no_grad():
             labels = load_model(cnn).eval()(torch.from_numpy(pixels).float() / 255).argmax(dim=1)
         np.savez(noise, x=pixels, y=labels.numpy())
-        for model_id, data, n in (("digits/trades", "digits", options.images), (cnn, str(noise), len(pixels))):
+        rows = np.arange(options.images) % len(digits)
+        x = digits.inputs.numpy()[rows] + rng.uniform(-0.05, 0.05, (len(rows), 1, 8, 8)).astype(np.float32)
+        np.savez(shaken, x=x.clip(0, 1), y=digits.labels.numpy()[rows])
+        for model_id, data, n in (("digits/trades", str(shaken), len(x)), (cnn, str(noise), len(pixels))):
             print(compare(model_id, data, n, repeats=options.repeats, effort=options.effort, root=folder), flush=True)
 
 

@@ -34,8 +34,8 @@ class CountPasses(nn.Module):
         """Pass images through the network and count them."""
         if self._verifying:
             self.verification_images += len(inputs)
-        else:
-            self.forward_images += len(inputs)
+            return getattr(self.model, "recalled", self.model)(inputs)  # see `margincons.recall`
+        self.forward_images += len(inputs)
         logits = self.model(inputs)
         if logits.requires_grad:
             logits.register_hook(self._count_backward)

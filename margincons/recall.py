@@ -9,7 +9,9 @@ from margincons.classifier import Classifier, Outputs
 
 
 class Recalling(nn.Module):
-    """Give the same answer to the same batch without passing it again; gradients are never recalled.
+    """Give the same answer to the same batch without passing it again, in verification and for scores.
+
+    A search passes what it likes: of that only the clean batch is recalled, and gradients never.
 
     What a network says about a batch depends on the batch alone, so nothing is believed that was not computed: a
     batch with other neighbours, of another size or with one other pixel is passed. A network that draws at random is
@@ -32,14 +34,17 @@ class Recalling(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (n, k)."""
-        return self.model(inputs) if torch.is_grad_enabled() else self.outputs(inputs).logits
+        clean, outputs = self._clean
+        # Not merely equal: who looks for layers with hooks, in a batch of one image, wants a pass.
+        return outputs.logits if inputs is clean and not torch.is_grad_enabled() else self.model(inputs)
+
+    def recalled(self, inputs: Tensor) -> Tensor:
+        """Logits (n, k) for `margincons.passes.verification`; no gradients."""
+        return self.outputs(inputs).logits
 
     @torch.no_grad()
     def outputs(self, inputs: Tensor) -> Outputs:
         """Logits, and features where there is a head."""
-        clean, outputs = self._clean
-        if inputs is clean:  # not merely equal: who looks for layers with hooks wants a pass
-            return outputs
         for passed, outputs in self._last:
             if passed.shape == inputs.shape and torch.equal(passed, inputs):
                 return outputs

@@ -30,19 +30,20 @@ def test_the_same_batch_is_passed_once_and_any_other_anew():
     moved = (images + 0.1).clamp(max=1)
     for _ in range(2):
         assert_close(model(images), counted.model(images), rtol=0, atol=0)
-        assert_close(model(moved), counted.model(moved), rtol=0, atol=0)
-        assert_close(model(moved.flip(0)), counted.model(moved.flip(0)), rtol=0, atol=0)
-        assert_close(model(moved[:2]), counted.model(moved[:2]), rtol=0, atol=0)
+        for batch in (moved, moved.flip(0), moved[:2]):
+            assert_close(model.recalled(batch), counted.model(batch), rtol=0, atol=0)
     assert counted.forward_images == 6 + 6 + 2
+    model(moved)  # a search passes what it asks for
+    assert counted.forward_images == 6 + 6 + 2 + 6
 
 
 @torch.no_grad()
 def test_a_batch_that_was_changed_in_place_is_another_batch():
     model, counted, images = recalling()
     moved = images.clone()
-    model(moved)
+    model.recalled(moved)
     moved[0] = 1
-    assert_close(model(moved), counted.model(moved), rtol=0, atol=0)
+    assert_close(model.recalled(moved), counted.model(moved), rtol=0, atol=0)
 
 
 def test_gradients_are_never_recalled():
@@ -74,7 +75,8 @@ def test_a_measurement_is_what_it_is_without_recalling(monkeypatch):
     classifier, images = Classifier(load_model("digits/mlp"), load_images("digits", n=2).inputs), load_images("digits")
     rows = torch.tensor([5, 3, 9, 700, 20])
     recalled = measure_batch(classifier, images, rows, SETTINGS)
-    monkeypatch.setattr(Recalling, "forward", lambda self, inputs: self.model(inputs))
+    for name in ("forward", "recalled"):
+        monkeypatch.setattr(Recalling, name, lambda self, inputs: self.model(inputs))
     monkeypatch.setattr(Recalling, "outputs", lambda self, inputs: self._classifier(inputs, batch_size=len(inputs)))
     fresh = measure_batch(classifier, images, rows, SETTINGS)
     assert recalled.table.equals(fresh.table)
