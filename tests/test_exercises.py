@@ -55,6 +55,83 @@ WRONG = {
         ("(concordant - discordant) / pairs", "np.corrcoef(margins, scores)[0, 1]", "Pearson"),
     ],
 }
+WRONG |= {  # of evaluations that go wrong, and of records
+    "check_class_thresholds": [
+        ("brittle & (predicted == c)", "brittle", "one threshold for all"),
+        ("brittle & (predicted == c)", "predicted == c", "robust images count too"),
+        ("brittle & (predicted == c)", "~brittle & (predicted == c)", "made to the robust images"),
+        ("own[needed - 1]", "own[::-1][needed - 1]", "the other end"),
+        ("own[needed - 1]", "np.quantile(own, tpr)", "interpolated"),
+    ],
+    "check_corrected_share": [
+        ("guess_all.mean() + correction", "guess_all.mean()", "nothing corrects"),
+        ("guess_all.mean() + correction", "robust_few.mean()", "the others are unused"),
+        ("+ correction", "- correction", "wrong sign"),
+        ("+ correction", "+ correction * len(robust_few) / len(guess_all)", "not over all"),
+    ],
+    "check_disagreements": [
+        ("int(missed.sum()), int(found.sum())", "int(found.sum()), int(missed.sum())", "swapped"),
+        ("correct & (upper", "(upper", "no attack was needed"),
+        ("> epsilon", ">= epsilon", "exactly epsilon"),
+        ("robust & ~standing", "robust & standing", "values are wrong"),
+    ],
+    "check_images_needed": [
+        ("/ 1.96", "", "covers 68%"),
+        ("/ standard_error**2", "/ standard_error * 1.96", "square root of n"),
+        ("half_width / 1.96", "half_width / 2 / 1.96", "whole width"),
+        ("* (1 - accuracy)", "", "not p"),
+    ],
+    "check_linear_bounds": [
+        ("[centre - radius, centre + radius]", "[weight @ low + bias, weight @ high + bias]", "swaps them"),
+        (" + bias", "", "bias was forgotten"),
+        ("(high - low) / 2", "(high - low) / 2 + bias", "not uncertain"),
+        ("@ (high - low) / 2", "@ (high - low)", "twice the radius"),
+        ("weight.abs()", "weight", "swaps them"),
+    ],
+    "check_median_size": [
+        ("np.inf", "0", "most brittle of all"),
+        ("np.where(success, sizes, np.inf)", "sizes[success]", "the easy images"),
+        ("np.median(counted)", "sizes[success].mean()", "a mean"),
+        ("np.median", "np.mean", "infinite as soon as"),
+    ],
+    "check_reordering": [
+        ("logits / (1 + length) ** 2", "2 * logits - 3", "ordered as before"),
+        ("logits / (1 + length) ** 2", "-logits", "decisions change"),
+        ("logits / (1 + length) ** 2", "logits.clamp(min=0)", "logits tie"),
+        ("logits / (1 + length) ** 2", "logits.where(logits == logits.amax(dim=1, keepdim=True), -logits)", "change"),
+        ("logits / (1 + length) ** 2", "logits.amax(dim=1)", "expected logits of the shape"),
+    ],
+    "check_straight_through": [
+        ("inputs + (rounded - inputs).detach()", "rounded", "the gradient is zero"),
+        ("inputs + (rounded - inputs).detach()", "inputs", "nothing is rounded"),
+        (".round()", ".floor()", "cut, not rounded"),
+        (
+            "(rounded - inputs).detach()",
+            "(rounded - inputs).detach() + (levels - 2) * (inputs - inputs.detach())",
+            "scaled",
+        ),
+        ("(inputs * (levels - 1)).round() / (levels - 1)", "(inputs * levels).round() / levels", "k - 1 steps"),
+    ],
+    "check_tau_of_records": [
+        ('both = both[np.isfinite(both["upper_first"]) & np.isfinite(both["upper_second"])]', "", "are ranked"),
+        ("kendalltau", "pearsonr", "Pearson"),
+        (
+            'first.merge(second, on="index", suffixes=("_first", "_second"))',
+            'first.assign(upper_first=first["upper"], upper_second=second["upper"]).dropna()',
+            "paired by position",
+        ),
+    ],
+    "check_to_distance": [
+        ("np.sort(scores)", "scores", "not in order"),
+        ("np.sort(margins)", "margins[np.argsort(scores)]", "its own image's margin"),
+        ("np.sort(margins)", "np.sort(margins)[::-1]", "this one falls"),
+        (
+            "np.interp(new_scores, np.sort(scores), np.sort(margins))",
+            "np.poly1d(np.polyfit(scores, margins, 1))(new_scores)",
+            "a straight line",
+        ),
+    ],
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "report",
         "plots",
         "figure_data",
+        "slides",
         "pseudo_margin_fits",
         "exercises",
     ),
