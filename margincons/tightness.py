@@ -25,6 +25,13 @@ def best_known(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> 
     return pd.concat([reference[[*_KEYS, "best"]], best]).groupby(_KEYS, as_index=False)["best"].min()
 
 
+def complete(results: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the attacks that ran on every network of a set: a mean over other networks would compare nothing."""
+    networks = results.groupby("set")["network"].nunique()
+    ran = results.groupby(["set", "attack"])["network"].transform("nunique")
+    return results[ran == results["set"].map(networks)].reset_index(drop=True)
+
+
 def with_exact(best: pd.DataFrame, exact: pd.DataFrame, *, group: str, network: str) -> pd.DataFrame:
     """Put exact margins in the place of the best bounds known, for the images of one network that were solved.
 

@@ -6,7 +6,7 @@ from margincons.data import load_images
 from margincons.errors import MissingColumnError
 from margincons.margins import input_margins
 from margincons.records import read_record
-from margincons.tightness import best_known, looser_networks, tightness, with_exact
+from margincons.tightness import best_known, complete, looser_networks, tightness, with_exact
 from margincons.zoo import load_model
 
 RIVAL = "FAB, paper's setting"
@@ -36,6 +36,14 @@ def test_a_reference_can_only_decrease():
     assert best_known(results(), earlier).set_index("index")["best"].to_dict() == {0: 0.9, 1: 2.0}
 
 
+def test_an_attack_that_missed_a_network_of_its_set_is_left_out():
+    second = results().assign(network="m")
+    both = pd.concat([results(), second[second["attack"] == RIVAL]], ignore_index=True)
+    kept = complete(both)
+    assert set(kept["attack"]) == {RIVAL} and len(kept) == 4
+    assert len(complete(results())) == 4
+
+
 def test_exact_margins_replace_the_best_bounds_where_they_were_solved():
     exact = pd.DataFrame({"index": [0, 1], "incumbent": [0.8, 1.9], "status": ["optimal", "time_limit"]})
     best = with_exact(best_known(results()), exact, group="s", network="n")
@@ -46,6 +54,7 @@ def test_exact_margins_replace_the_best_bounds_where_they_were_solved():
 
 def test_excess_counts_what_was_found_and_failures_stand_apart():
     table = tightness(results(), best_known(results())).loc["s"]
+    assert table.loc["ours", "images"] == 2
     assert table.loc["ours", "mean excess"] == 0
     assert table.loc["ours", "failed"] == 0.5
     assert table.loc["ours", "within 0.1%"] == 0.5
