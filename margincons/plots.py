@@ -307,3 +307,27 @@ def bracket_bars(axes: Axes, lower: Tensor, upper: Tensor, weaker: Tensor, *, ep
     axes.plot(place, weaker[order].numpy(), ".", color="black", ms=2.5, label="interval")
     axes.axhline(epsilon, color="#444444", lw=1, ls="--")
     axes.set(xlabel="image, sorted")
+
+
+def matrix(axes: Axes, values: pd.DataFrame, *, unit: str = "") -> None:
+    """Shade a table of numbers from 0 to 100, print each, and frame cells whose row and column have the same name."""
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=130)  # up to a blue on which dark and white print can be read
+    for row, row_name in enumerate(values.index):
+        for place, column_name in enumerate(values.columns):
+            cell = values.iloc[row, place]
+            axes.text(place, row, f"{cell:.0f}", ha="center", va="center", fontsize=8, color="w" if cell > 75 else "k")
+            if row_name == column_name:
+                axes.add_patch(plt.Rectangle((place - 0.47, row - 0.47), 0.94, 0.94, fill=False, ec="black", lw=1.2))
+    axes.set_xticks(range(values.shape[1]), values.columns, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(values.shape[0]), values.index)
+    axes.grid(visible=False)
+    axes.set_title(f"in {unit}" if unit else "")
+
+
+def accuracy_curve(axes: Axes, curve: pd.DataFrame, *, model_id: str) -> None:
+    """Draw robust accuracy over epsilon, from `margincons.accuracy_curve`, with its intervals."""
+    style = {key: value for key, value in model_style(model_id).items() if key != "marker"}
+    value, low, high = ([getattr(e, end) for e in curve["accuracy"]] for end in ("value", "low", "high"))
+    axes.fill_between(curve["epsilon"], low, high, color=style["color"], alpha=0.12, lw=0)
+    axes.plot(curve["epsilon"], value, **style, label=short_name(model_id))
+    axes.set(xlabel="epsilon", ylabel="robust accuracy", xlim=(0, None), ylim=(0, 1.01))

@@ -48,6 +48,42 @@ WRONG = {
         ("adversarial = adversarial +", "adversarial = inputs +", "starts anew"),
         ("range(steps)", "range(steps - 2)", "of 768 values are wrong"),
     ],
+    "check_project_l2": [
+        (".clamp(max=1)", "", "were made longer"),
+        ("deltas.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)", "deltas.norm()", "over the whole batch"),
+        ("deltas * factor", "deltas.clamp(-epsilon, epsilon)", "l_inf ball"),
+        ("epsilon / length", "epsilon / length**2", "root is missing"),
+        (
+            "deltas.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)",
+            "deltas.norm(dim=-1, keepdim=True).clamp_min(1e-12)",
+            "flatten the image",
+        ),
+    ],
+    "check_transfer_rate": [
+        ("fooled[right]", "fooled", "had wrong before any attack"),
+        ("fooled[right]", "(fooled & right)", "leave them out below it too"),
+        ("fooled[right]", "(~fooled[right])", "still right"),
+    ],
+    "check_robust_accuracies": [
+        ("correct & holds", "holds", "misclassified images count as robust"),
+        ("correct & holds", "correct & holds & np.isfinite(margins)", "failed were dropped"),
+        ("(correct & holds)", "holds[:, correct]", "missing below the line"),
+        ("margins >", "margins >=", "contains its edge"),
+        ("return (", "return 1 - (", "that are lost"),
+    ],
+    "check_robustness_margin": [
+        ("np.where(correct, margins, 0.0)", "margins", "hold at no radius"),
+        ("np.where(correct, margins, 0.0)", "margins[correct]", "not of all"),
+        ("[needed - 1]", "[needed]", "one image too few"),
+        ("[::-1]", "", "lost, not kept"),
+    ],
+    "check_least_budget": [
+        ("np.where(success.any(axis=0), first, np.inf)", "first", "argmax of nothing"),
+        ("np.inf)", "0)", "has distance 0"),
+        ("success.argmax(axis=0)]", "len(epsilons) - 1 - success[::-1].argmax(axis=0)]", "the largest budget"),
+        ("return np.where", "return np.append(epsilons, np.inf)[(~success).sum(axis=0)]  #", "failures were counted"),
+        ("epsilons[success", "np.append(0, epsilons)[success", "last budget that failed"),
+    ],
     "check_kendall_tau": [
         ("(concordant - discordant)", "concordant", "share of concordant pairs"),
         ("(concordant - discordant)", "2 * (concordant - discordant)", "counted twice"),

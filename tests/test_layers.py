@@ -42,6 +42,8 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "detection",
         "per_class",
         "geometry",
+        "accuracy_curve",
+        "transfer",
         "labelled_margins",
         "robust_accuracy",
         "pseudo_margin",

@@ -4,7 +4,14 @@ A page leaves a function that returns None; the check prints "not written yet". 
 through the same check.
 """
 
-from margincons.exercises.attacks import check_fgsm, check_is_adversarial, check_pgd
+from margincons.exercises.attacks import (
+    check_fgsm,
+    check_is_adversarial,
+    check_pgd,
+    check_project_l2,
+    check_transfer_rate,
+)
+from margincons.exercises.evaluation import check_least_budget, check_robust_accuracies, check_robustness_margin
 from margincons.exercises.paper import check_kendall_tau
 from margincons.exercises.pitfalls import (
     check_images_needed,
@@ -29,11 +36,16 @@ __all__ = [
     "check_images_needed",
     "check_is_adversarial",
     "check_kendall_tau",
+    "check_least_budget",
     "check_linear_bounds",
     "check_median_size",
     "check_pgd",
+    "check_project_l2",
     "check_reordering",
+    "check_robust_accuracies",
+    "check_robustness_margin",
     "check_straight_through",
     "check_tau_of_records",
     "check_to_distance",
+    "check_transfer_rate",
 ]

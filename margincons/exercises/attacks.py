@@ -10,6 +10,7 @@ from margincons.attacks.fgsm import fgsm
 from margincons.attacks.steps import input_gradient
 from margincons.exercises.checking import Function, check
 from margincons.exercises.fixtures import digits, network
+from margincons.threat import project
 
 
 def check_is_adversarial(student: Function) -> None:
@@ -138,5 +139,60 @@ def check_pgd(student: Function) -> None:
             "the sign of the gradient is missing": mistake(sign=lambda gradient: gradient),
             "the loss goes down, not up": mistake(sign=lambda gradient: -gradient.sign()),
             "every step starts anew from the clean image; start where the last one ended": mistake(anew=True),
+        },
+    )
+
+
+def check_project_l2(student: Function) -> None:
+    """Check ``student(deltas, epsilon)``, the projections onto the Euclidean ball, of page `threat_models`."""
+    draw = torch.Generator().manual_seed(0)
+    scale = torch.tensor([0.0, 0.01, 0.1, 0.3, 1.0], dtype=torch.float64).view(-1, 1, 1, 1)  # none, short, long
+    deltas = scale * (2 * torch.rand(5, 1, 4, 4, generator=draw, dtype=torch.float64) - 1)
+
+    def lengths(deltas: Tensor) -> Tensor:
+        return deltas.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+
+    check(
+        student,
+        cases=[{"deltas": deltas, "epsilon": 0.2}],
+        answer=lambda d, e: project(d, torch.full_like(d[:, 0, 0, 0], e), "L2"),
+        mistakes={
+            "short perturbations were made longer; those inside the ball stay as they are": lambda d, e: (
+                d * e / lengths(d)
+            ),
+            "the norm was taken over the whole batch; every image has a norm of its own": lambda d, e: (
+                d * min(1.0, e / d.norm().item())
+            ),
+            "each pixel was clipped; that projects onto the l_inf ball": lambda d, e: d.clamp(-e, e),
+            "the squared length was used; the root is missing": lambda d, e: d * (e / lengths(d) ** 2).clamp(max=1),
+            "the norm was taken over the rows of an image; flatten the image first": lambda d, e: (
+                d * (e / d.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp(max=1)
+            ),
+        },
+    )
+
+
+def check_transfer_rate(student: Function) -> None:
+    """Check ``student(target, inputs, candidates, labels)``, a share, of page `transfer`."""
+    source, target = network("digits/pgd_at"), network("digits/clp")
+    inputs, labels = digits(120)
+    candidates = fgsm(source, inputs, labels, epsilon=0.2).adversarial
+
+    def shares(model: nn.Module, x: Tensor, c: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return model(x).argmax(dim=1) == y, model(c).argmax(dim=1) != y
+
+    def rate(select: Callable[[Tensor, Tensor], Tensor]) -> Function:
+        return lambda *case: select(*shares(*case)).double().mean()
+
+    check(
+        student,
+        cases=[{"target": target, "inputs": inputs, "candidates": candidates, "labels": labels}],
+        answer=rate(lambda right, fooled: fooled[right]),
+        mistakes={
+            "images count that the target had wrong before any attack": rate(lambda right, fooled: fooled),
+            "images that the target had wrong are left out above the line only; leave them out below it too": rate(
+                lambda right, fooled: right & fooled
+            ),
+            "this is the share that is still right": rate(lambda right, fooled: ~fooled[right]),
         },
     )
