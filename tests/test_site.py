@@ -1,3 +1,4 @@
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -135,6 +136,14 @@ def test_a_page_is_dark_in_dark_mode(visit, name):
     background, text = page.evaluate(BRIGHTNESS)
     assert background < 64
     assert text > 160
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("paper", ["A4", "Letter"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_cheat_sheet_prints_on_two_pages_wherever_and_however_it_is_read(visit, paper, scheme):
+    printed = visit("book/cheatsheet", color_scheme=scheme).pdf(format=paper)
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) == 2
 
 
 @pytest.mark.browser
