@@ -12,7 +12,14 @@ from margincons.exercises.attacks import (
     check_transfer_rate,
 )
 from margincons.exercises.evaluation import check_least_budget, check_robust_accuracies, check_robustness_margin
-from margincons.exercises.paper import check_kendall_tau
+from margincons.exercises.paper import (
+    check_auroc,
+    check_average_precision,
+    check_false_alarms,
+    check_feature_margin,
+    check_kendall_tau,
+    check_stretch_spread,
+)
 from margincons.exercises.pitfalls import (
     check_images_needed,
     check_linear_bounds,
@@ -29,9 +36,13 @@ from margincons.exercises.records import (
 )
 
 __all__ = [
+    "check_auroc",
+    "check_average_precision",
     "check_class_thresholds",
     "check_corrected_share",
     "check_disagreements",
+    "check_false_alarms",
+    "check_feature_margin",
     "check_fgsm",
     "check_images_needed",
     "check_is_adversarial",
@@ -45,6 +56,7 @@ __all__ = [
     "check_robust_accuracies",
     "check_robustness_margin",
     "check_straight_through",
+    "check_stretch_spread",
     "check_tau_of_records",
     "check_to_distance",
     "check_transfer_rate",
