@@ -27,9 +27,9 @@ def long_form(name):
     return pytest.param(name, marks=pytest.mark.slow) if slow else name
 
 
-def test_every_shipped_record_is_measured_again_here_or_by_the_tests_of_the_benchmark_and_of_the_fits():
+def test_every_shipped_record_is_measured_again_here_or_by_the_tests_of_what_made_it():
     others = [name for name in shipped_records() if name not in INDEPENDENT + BUNDLED]
-    assert all(name.startswith(("benchmark/", "pseudo_margin/")) for name in others)
+    assert all(name.startswith(("benchmark/", "pseudo_margin/", "scale/")) for name in others)
     assert len(INDEPENDENT) == 10
     assert len(BUNDLED) > 40
 
@@ -44,7 +44,7 @@ def test_a_shipped_record_says_how_it_was_made(name):
         fits = name.startswith("pseudo_margin/")
         assert about["made"]["command"].startswith("margincons fit " if fits else "margincons measure ")
         assert not about["made"]["commit"].endswith("-dirty")
-    if not name.startswith(("benchmark/", "pseudo_margin/")):
+    if not name.startswith(("benchmark/", "pseudo_margin/", "scale/")):
         assert {"weights_sha256", "data_sha256", "seed", "batch_size", "norm", "attack", "effort"} <= set(
             about["settings"]
         )
