@@ -41,8 +41,8 @@ def test_a_shipped_record_says_how_it_was_made(name):
     assert about["made"]["versions"]["torch"]
     assert len(about["made"]["commit"].removesuffix("-dirty")) == 40
     if not name.startswith("benchmark/"):
-        fits = name.startswith("pseudo_margin/")
-        assert about["made"]["command"].startswith("margincons fit " if fits else "margincons measure ")
+        makers = {"pseudo_margin": "margincons fit ", "scale": "cost_runs.py "}
+        assert about["made"]["command"].startswith(makers.get(name.split("/")[0], "margincons measure "))
         assert not about["made"]["commit"].endswith("-dirty")
     if not name.startswith(("benchmark/", "pseudo_margin/", "scale/")):
         assert {"weights_sha256", "data_sha256", "seed", "batch_size", "norm", "attack", "effort"} <= set(
