@@ -114,15 +114,24 @@ def main() -> None:
         write_shard(path, rows.assign(**settings), settings | {"images": options.images}, made)
     for norm in options.norms:
         files = sorted(options.out.glob(f"{norm}/*/*.parquet"))
-        results = pd.concat([read_shard(path)[0] for path in files], ignore_index=True)
+        tables, abouts = zip(*map(read_shard, files), strict=True)
+        results = pd.concat(tables, ignore_index=True)
+        parts = sorted({f"{about['made']['command']} @ {about['made']['commit']}" for about in abouts})
         reference = _shipped(f"benchmark/{norm}-reference")
         best = best_known(results, reference)
         if norm == "Linf":
             best = with_exact(best, read_record(EXACT), group="exact", network="mlp")
         results = complete(results)  # the others have done their part: they may have lowered the best bound known
         if options.ship:
-            write_shard(SHIPPED / f"benchmark/{norm}/shard-00000.parquet", results, {"norm": norm}, made)
-            write_shard(SHIPPED / f"benchmark/{norm}-reference/shard-00000.parquet", best, {"norm": norm}, made)
+            write_shard(
+                SHIPPED / f"benchmark/{norm}/shard-00000.parquet", results, {"norm": norm}, made | {"parts": parts}
+            )
+            write_shard(
+                SHIPPED / f"benchmark/{norm}-reference/shard-00000.parquet",
+                best,
+                {"norm": norm},
+                made | {"parts": parts},
+            )
         print(
             f"\n{norm}: {int(results['wrong_alone'].sum())} witnesses of {len(results)} are wrong alone in their batch"
         )
