@@ -71,7 +71,7 @@ def _html(text: str) -> str:
 
 def _facts(one: Promise) -> str:
     counted = f"{one.exercises} exercises" + (f", {one.in_code} of them checked" if one.in_code else "")
-    return escape(", ".join(filter(None, (one.run_time, counted))))
+    return escape(", ".join(filter(None, (one.run_time, counted if one.exercises else ""))))
 
 
 def _plain(text: str) -> str:
