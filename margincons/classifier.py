@@ -150,7 +150,7 @@ class Classifier:
         except RuntimeError as error:  # torch's own, of shapes that do not fit; ours are no RuntimeErrors
             reason = f"{tuple(example.shape)}: {' '.join(str(error).split())[:200]}"
             raise ShapeError("the images", "what the network takes", reason) from error
-        except Exception as error:
+        except Exception as error:  # a user's network may raise anything; it is named, never swallowed
             if isinstance(error, MarginError):
                 raise
             raise ForwardError(tuple(example.shape), error) from error
