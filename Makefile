@@ -39,7 +39,7 @@ bench: ## compare speed and tightness with peers, in an environment of their own
 	@$(MAKE) --no-print-directory -C benchmarks VENV="$(abspath $(BENCH_VENV))"
 
 lock: ## pin versions that fit together; ARGS=--upgrade for the newest (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra dask pyproject.toml --output-file requirements.lock \
+	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra dask --extra onnx pyproject.toml --output-file requirements.lock \
 		--custom-compile-command "make lock" $(ARGS)
 
 clean: ## remove what was built; the environment stays
