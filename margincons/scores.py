@@ -53,10 +53,14 @@ def feature_margin(logits: Tensor, head: Head, *, norm: str) -> Tensor:
     Returns:
         One distance per image, (n,).
     """
+    return nearest_boundary(logits, class_distances(head, norm=norm))
+
+
+def nearest_boundary(logits: Tensor, lengths: Tensor) -> Tensor:
+    """The least gap to a rival divided by its length, (n,), from logits (n, k) and `class_distances` (k, k)."""
     predicted = logits.argmax(dim=1)
     gaps = logits.gather(1, predicted[:, None]) - logits
-    lengths = class_distances(head, norm=norm)[predicted]
-    distances = torch.where(lengths > 0, gaps / lengths, torch.inf)
+    distances = torch.where(lengths[predicted] > 0, gaps / lengths[predicted], torch.inf)
     return distances.scatter(1, predicted[:, None], torch.inf).amin(dim=1)
 
 

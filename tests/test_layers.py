@@ -13,9 +13,10 @@ import margincons
 PACKAGE = Path(margincons.__file__).parent
 LAYERS = {  # a folder stands for what it holds, unless a file of it is named
     0: ("errors", "cautions"),
-    1: ("threat", "classifier", "passes", "weighted", "metrics", "intervals"),
+    1: ("threat", "classifier", "passes", "weighted", "metrics", "intervals", "conformal"),
     2: (
         "atomic",
+        "sealed",
         "recall",
         "locks",
         "scores",
@@ -47,6 +48,10 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "labelled_margins",
         "robust_accuracy",
         "pseudo_margin",
+        "scorer",
+        "thresholds",
+        "detector_files",
+        "onnx_export",
         "detector",
         "checks",
     ),
