@@ -192,6 +192,8 @@ def _digest(rows: pa.Table) -> str:
     digest = hashlib.sha256()
     for name, column in zip(rows.column_names, rows.columns, strict=True):
         kind, array = column.type, column.combine_chunks()
+        if pa.types.is_list(kind):
+            kind = pa.list_(kind.value_type)  # Arrow calls what lists hold "item", Parquet calls it "element"
         digest.update(f"{name} {kind} {len(array)} {array.null_count}".encode())
         if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
             if array.null_count:

@@ -67,6 +67,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "costs",
         "cost_runs",
         "training_runs",
+        "association",
         "report",
         "plots",
         "figure_data",
