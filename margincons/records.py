@@ -5,6 +5,7 @@ that made it travel in every shard's schema, with checksums over the rows and ov
 """
 
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -59,11 +60,13 @@ def write_shard(path: Path, table: pd.DataFrame, settings: dict[str, Any], made:
         settings: What identifies the record; the same in all its shards.
         made: How this shard was made, from `provenance`.
     """
-    rows = pa.Table.from_pandas(table, preserve_index=False, nthreads=1)
+    rows = pa.table({name: pa.array(column, from_pandas=True) for name, column in table.items()})
     about = json.dumps({"settings": settings, "made": made, _DIGEST: _digest(rows)}).encode()
     rows = rows.replace_schema_metadata({_KEY: about, _SEAL: hashlib.sha256(about).hexdigest()})
+    whole = pa.BufferOutputStream()  # one write to the file, for there are many small ones to this
+    pq.write_table(rows, whole, compression="zstd", use_dictionary=False)  # hardly a value repeats
     with written_whole(path) as file:
-        pq.write_table(rows, file, compression="zstd")
+        file.write(whole.getvalue())
 
 
 def read_shard(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -222,6 +225,7 @@ def _commit() -> str:
         return "unknown"
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
