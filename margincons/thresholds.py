@@ -29,6 +29,16 @@ class Thresholds:
     n_brittle: int  # calibration images of either kind
     n_robust: int
 
+    def __str__(self) -> str:
+        """Say in one line what is flagged, and what that promises."""
+        beyond = "<=" if self.sign > 0 else ">="
+        text = (
+            f"flags scores {beyond} {self.flag:.4g}, so that it misses at most {self.miss_rate:g} of the brittle images"
+        )
+        if self.alarm is not None:
+            text += f"; calls brittle at most {self.false_alarm_rate:g} of the robust ones"
+        return f"{text} (calibrated on {self.n_brittle} brittle and {self.n_robust} robust images)"
+
     def flagged(self, scores: Tensor) -> Tensor:
         """Which of the scores (n,) are flagged (n,); NaN is, since nothing vouches for it."""
         return ~(scores > self.flag if self.sign > 0 else scores < self.flag)

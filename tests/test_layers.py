@@ -26,6 +26,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "kept_images",
         "decoding",
         "npz",
+        "pictures",
         "data",
         "paper",
         "attacks.result",
@@ -73,10 +74,12 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "figure_data",
         "slides",
         "pseudo_margin_fits",
+        "calibration",
+        "detect",
         "exercises",
     ),
     6: ("book",),
-    7: ("cli",),
+    7: ("cli_values", "cli_detector", "cli"),
     8: ("",),  # the package's public face
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
