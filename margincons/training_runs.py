@@ -173,6 +173,43 @@ def summary(record: pd.DataFrame, *, epsilon: float = EPSILON) -> pd.DataFrame:
     return pd.concat([kept, pd.DataFrame(rows, index=record.index)], axis=1)
 
 
+def terminal_phase(table: pd.DataFrame) -> pd.Series:
+    """First checkpoint from which on a network classifies every training image correctly; NaN where there is none.
+
+    Source: Papyan, Han and Donoho, 2020, arXiv:2008.08186, who call what follows the terminal phase of training.
+
+    Args:
+        table: One row per checkpoint, with columns "recipe", "seed", "epoch" and "train_accuracy".
+
+    Returns:
+        Epochs, indexed by recipe and seed.
+    """
+
+    def first(one: pd.DataFrame) -> float:
+        one = one.sort_values("epoch")
+        from_here_on = (one["train_accuracy"] == 1)[::-1].cummin()[::-1]
+        return float(one["epoch"][from_here_on].min())
+
+    return table.groupby(["recipe", "seed"], sort=False)[["epoch", "train_accuracy"]].apply(first)
+
+
+def change(table: pd.DataFrame, column: str, *, since: pd.Series) -> pd.Series:
+    """Difference between the last checkpoint of each network and an earlier one, by recipe and seed.
+
+    Args:
+        table: One row per checkpoint, with columns "recipe", "seed" and "epoch".
+        column: What is compared.
+        since: Epoch of the earlier checkpoint, indexed by recipe and seed; NaN gives NaN.
+    """
+    values = table.set_index(["recipe", "seed", "epoch"])[column]
+    last = table["epoch"].max()
+    differences = {
+        (recipe, seed): values[recipe, seed, last] - values[recipe, seed, int(epoch)] if np.isfinite(epoch) else np.nan
+        for (recipe, seed), epoch in since.items()
+    }
+    return pd.Series(differences, name=column).rename_axis(["recipe", "seed"])
+
+
 def _margins(classifier: Classifier, images: Images) -> pd.DataFrame:
     """Test or training images with the columns that consistency, detection and accuracies read."""
     logits = classifier.logits(images.inputs)

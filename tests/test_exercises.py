@@ -206,6 +206,42 @@ WRONG |= {  # of evaluations that go wrong, and of records
         ),
     ],
 }
+WRONG |= {  # of training
+    "check_crossings": [
+        (
+            "(apart < 0).any(axis=1) & (apart > 0).any(axis=1)",
+            "(np.abs(weight @ point + bias) < radius * np.linalg.norm(weight, axis=1))",
+            "cut a ball",
+        ),
+        ("np.concatenate([frame, -frame])", "np.concatenate([frame, 0 * frame])", "not enough"),
+        ("+ bias[:, None]", "", "bias is forgotten"),
+        ("(apart < 0).any(axis=1) & (apart > 0).any(axis=1)", "weight @ point + bias > 0", "that are on"),
+        (
+            "(apart < 0).any(axis=1) & (apart > 0).any(axis=1)",
+            "(apart < 0).all(axis=1) | (apart > 0).all(axis=1)",
+            "miss the polytope",
+        ),
+    ],
+    "check_variability": [
+        ("/ len(means)", "", "not divided by"),
+        (
+            "np.mean([np.cov(features[labels == c].T, bias=True) for c in classes], axis=0)",
+            "np.cov(features.T, bias=True)",
+            "of all features",
+        ),
+        (
+            "np.mean([np.cov(features[labels == c].T, bias=True) for c in classes], axis=0)",
+            "np.cov((features - means[labels]).T, bias=True)",
+            "weigh the same",
+        ),
+        ("np.cov(means.T, bias=True)", "means.T @ means / len(means)", "not centred"),
+        (
+            "np.trace(within @ np.linalg.pinv(between, rcond=1e-10))",
+            "np.trace(within) / np.trace(between)",
+            "ratio of traces",
+        ),
+    ],
+}
 
 
 @dataclass(frozen=True, kw_only=True)

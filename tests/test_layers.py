@@ -68,6 +68,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "costs",
         "cost_runs",
         "training_runs",
+        "training_plots",
         "association",
         "report",
         "plots",

@@ -12,7 +12,19 @@ from margincons.detection import detection
 from margincons.errors import RecordError
 from margincons.margins import input_margins
 from margincons.records import read_record, shipped_records
-from margincons.training_runs import EPSILON, STUDIES, Study, images_of, main, measured, run, summary, trained
+from margincons.training_runs import (
+    EPSILON,
+    STUDIES,
+    Study,
+    change,
+    images_of,
+    main,
+    measured,
+    run,
+    summary,
+    terminal_phase,
+    trained,
+)
 from margincons.zoo import load_model, state_sha256
 from margincons.zoo.recipes import RECIPES
 
@@ -93,6 +105,24 @@ def test_what_is_left_out_of_the_study_is_trained_as_another_recipe_is():
     for name, same in (("digits/rescaled", "digits/pgd_at"), ("digits/masked", "digits/standard")):
         for setting in ("loss", "architecture", "epsilon", "epochs", "max_lr"):
             assert getattr(RECIPES[name], setting) == getattr(RECIPES[same], setting)
+
+
+def test_the_terminal_phase_begins_where_no_training_image_is_wrong_any_more():
+    accuracies = {0: [0.5, 1.0, 0.9, 1.0, 1.0], 1: [0.5, 0.6, 1.0, 1.0, 1.0], 2: [0.5, 1.0, 1.0, 1.0, 0.99]}
+    table = pd.DataFrame(
+        [
+            {"recipe": "r", "seed": seed, "epoch": 2**place, "train_accuracy": accuracy, "tau": 10 * seed + place}
+            for seed, column in accuracies.items()
+            for place, accuracy in enumerate(column)
+        ]
+    )
+    found = terminal_phase(table.sample(frac=1, random_state=0))
+    assert found["r", 0] == 8
+    assert found["r", 1] == 4
+    assert np.isnan(found["r", 2])
+    changes = change(table, "tau", since=found)
+    assert (changes["r", 0], changes["r", 1]) == (1, 2)
+    assert np.isnan(changes["r", 2])
 
 
 @pytest.mark.parametrize("name", SHIPPED)

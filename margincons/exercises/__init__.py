@@ -34,12 +34,14 @@ from margincons.exercises.records import (
     check_tau_of_records,
     check_to_distance,
 )
+from margincons.exercises.training import check_crossings, check_variability
 
 __all__ = [
     "check_auroc",
     "check_average_precision",
     "check_class_thresholds",
     "check_corrected_share",
+    "check_crossings",
     "check_disagreements",
     "check_false_alarms",
     "check_feature_margin",
@@ -60,4 +62,5 @@ __all__ = [
     "check_tau_of_records",
     "check_to_distance",
     "check_transfer_rate",
+    "check_variability",
 ]
