@@ -213,7 +213,7 @@ WRONG |= {  # of training
             "(np.abs(weight @ point + bias) < radius * np.linalg.norm(weight, axis=1))",
             "cut a ball",
         ),
-        ("np.concatenate([frame, -frame])", "np.concatenate([frame, 0 * frame])", "not enough"),
+        ("np.concatenate([frame, -frame])", "frame", "not enough"),
         ("+ bias[:, None]", "", "bias is forgotten"),
         ("(apart < 0).any(axis=1) & (apart > 0).any(axis=1)", "weight @ point + bias > 0", "that are on"),
         (

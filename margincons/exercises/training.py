@@ -36,8 +36,8 @@ def check_variability(student: Function) -> None:
             "this is the covariance of all features; that of each class, round its own mean, is meant": lambda h, y: (
                 with_within(h, y, np.cov(h.T, bias=True))
             ),
-            "images were averaged over at once; here classes weigh the same, large or small": lambda h, y: (
-                with_within(h, y, np.cov((h - parts(h, y)[0][y]).T, bias=True))
+            "images were averaged over at once; here classes weigh the same, large or small": lambda h, y: with_within(
+                h, y, np.cov((h - parts(h, y)[0][y]).T, bias=True)
             ),
             "the class means were not centred: their spread is round their own mean": uncentred,
             "a ratio of traces weighs directions by their size; the inverse weighs them by what separates classes": (
@@ -67,7 +67,7 @@ def check_crossings(student: Function) -> None:
                 np.abs(w @ x + b) < r * np.linalg.norm(w, axis=1)
             ).sum(),
             "one vertex of a pair is not enough: both x + r v and x - r v are vertices": lambda w, b, x, v, r: (
-                (w @ x + b) * (w @ x + b + r * (w @ v.T).max(axis=1)) < 0
+                np.ptp(np.sign(w @ (x + r * v).T + b[:, None]), axis=1) > 0
             ).sum(),
             "the vertices' offsets were added up; each vertex moves along one direction": lambda w, b, x, v, r: (
                 np.abs(w @ x + b) < r * np.abs(w @ v.T).sum(axis=1)
