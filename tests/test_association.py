@@ -49,7 +49,10 @@ def test_within_recipes_only_pairs_of_one_recipe_count():
             pairs += 1
     assert association(table, "x", "y", **QUICK).within.value == pytest.approx(agree / pairs)
     moved = table.assign(y=table["y"] + table["recipe"].map({f"r{r}": -9.0 * r for r in range(7)}))
-    assert association(moved, "x", "y", **QUICK).within.value == pytest.approx(agree / pairs)
+    before, after = (association(one, "x", "y", permutations=999) for one in (table, moved))
+    assert after.within.value == pytest.approx(agree / pairs)
+    assert after.p_within == before.p_within  # outcomes are dealt to seeds, never to another recipe
+    assert (after.within.low, after.within.high) == (before.within.low, before.within.high)
 
 
 def test_the_chance_over_recipes_is_that_of_all_permutations():
