@@ -19,9 +19,11 @@ def networks_by_recipe(axes: Axes, table: pd.DataFrame, x: str, y: str) -> None:
         y: Another.
     """
     for recipe, one in table.groupby("recipe", sort=False):
-        style = model_style(recipe) | {"linestyle": ""}
-        axes.plot(one[x], one[y], **style, ms=3.5, alpha=0.35, mew=0)
-        axes.plot(one[x].mean(), one[y].mean(), **style, ms=7, mec="white", mew=0.8, label=short_name(recipe))
+        style = model_style(recipe)
+        full = style.pop("linestyle") == "-"  # where colours and markers come round again, marks are hollow
+        style |= {"ls": "", "mfc": style["color"] if full else "white"}
+        axes.plot(one[x], one[y], **style, ms=3.5, alpha=0.35, mew=0.8)
+        axes.plot(one[x].mean(), one[y].mean(), **style, ms=7, mew=1.5, zorder=3, label=short_name(recipe))
 
 
 def through_time(axes: Axes, table: pd.DataFrame, columns: Mapping[str, str]) -> None:
@@ -42,7 +44,7 @@ def through_time(axes: Axes, table: pd.DataFrame, columns: Mapping[str, str]) ->
         at = places[by_epoch.index]
         axes.plot(at, by_epoch, color=colour, lw=0.6, alpha=0.4)
         axes.plot(at, by_epoch.mean(axis=1), color=colour, marker=marker, ms=4, lw=1.6, label=label)
-    axes.set_xticks(range(len(epochs)), [str(epoch) for epoch in epochs], fontsize=7)
+    axes.set_xticks(range(len(epochs)), [str(epoch) for epoch in epochs], fontsize=6.5)
     axes.set(xlabel="epochs", xlim=(-0.3, len(epochs) - 0.7))
 
 

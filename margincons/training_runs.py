@@ -18,11 +18,11 @@ from torch import nn
 
 from margincons.certificates import lower_bounds
 from margincons.classifier import Classifier
-from margincons.consistency import consistency
 from margincons.data import Images, load_images
-from margincons.detection import clean_accuracy, detection, robust_accuracy
+from margincons.detection import clean_accuracy, is_brittle, is_correct, robust_accuracy
 from margincons.local_complexity import local_complexity, relu_count
 from margincons.margins import input_margins
+from margincons.metrics import auroc, kendall_tau
 from margincons.neural_collapse import neural_collapse
 from margincons.records import check_settings, provenance, read_record, read_shard, write_shard
 from margincons.scores import logit_margin
@@ -159,14 +159,14 @@ def summary(record: pd.DataFrame, *, epsilon: float = EPSILON) -> pd.DataFrame:
     rows = []
     for _, row in record.iterrows():
         table = images_of(row)
-        brittle = (table["upper"] <= epsilon).mean()
+        brittle, margin = is_brittle(table, epsilon), table["logit_margin"]
         rows.append(
             {
-                "tau": consistency(table, replicates=1).tau.value,
-                "auroc": detection(table, epsilon=epsilon, replicates=1).auroc.value if 0 < brittle < 1 else np.nan,
-                "accuracy": clean_accuracy(table).value,
-                "robust_accuracy": robust_accuracy(table, epsilon=epsilon).value,
-                "gap": row["train_robust_accuracy"] - robust_accuracy(table, epsilon=EPSILON).value,
+                "tau": kendall_tau(table["upper"], margin),
+                "auroc": auroc(brittle, -margin) if 0 < brittle.sum() < len(table) else np.nan,
+                "accuracy": is_correct(table).mean(),
+                "robust_accuracy": (is_correct(table) & ~brittle).mean(),
+                "gap": row["train_robust_accuracy"] - (is_correct(table) & ~is_brittle(table, EPSILON)).mean(),
             }
         )
     kept = record.drop(columns=["predicted", "logit_margin", "upper"])
