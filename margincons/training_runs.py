@@ -1,4 +1,4 @@
-"""Networks trained to be compared: every recipe under several seeds, and two recipes followed through time.
+"""Networks trained to be compared: recipes under several seeds, through time, and pressed towards collapse.
 
 ``python -m margincons.training_runs STUDY FOLDER`` trains and measures what is not yet there, in one thread. The
 weights are not kept: a row holds their checksum, and recipe, seed and epoch train them again.
@@ -7,7 +7,7 @@ weights are not kept: a row holds their checksum, and recipe, seed and epoch tra
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from margincons.metrics import auroc, kendall_tau
 from margincons.neural_collapse import neural_collapse
 from margincons.records import check_settings, provenance, read_record, read_shard, write_shard
 from margincons.scores import logit_margin
+from margincons.zoo.collapsing import collapsing
 from margincons.zoo.long_training import checkpoints
-from margincons.zoo.recipes import RECIPES, train
+from margincons.zoo.recipes import RECIPES, Recipe, train_recipe
 from margincons.zoo.user import state_sha256
 
 EPSILON = 0.1  # radius of what depends on one
@@ -39,18 +40,28 @@ BENT_AROUND = 200  # the first images of a split round which local complexity is
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Which networks are trained: each recipe under each seed, and looked at after these epochs."""
+    """Which networks are trained: by each recipe under each seed, and looked at after these epochs."""
 
-    recipes: tuple[str, ...]
-    epochs: tuple[int, ...] = ()  # of training at a constant rate; () for the recipe as it stands
+    recipes: dict[str, Recipe]
+    epochs: tuple[int, ...] = ()  # of training at a constant rate, of recipes that have an id; () for the whole recipe
+    certified: bool = False  # whether certified bounds are measured
 
 
 # Not `rescaled` and `masked`: they are trained as `pgd_at` and `standard` are, and differ only in what is done to
 # the logits afterwards.
+_TRAINED = {name: recipe for name, recipe in RECIPES.items() if name not in ("digits/rescaled", "digits/masked")}
 STUDIES = {
-    "seeds": Study(recipes=tuple(name for name in RECIPES if name not in ("digits/rescaled", "digits/masked"))),
+    "seeds": Study(recipes=_TRAINED, certified=True),
     "time": Study(
-        recipes=("digits/standard", "digits/pgd_at"), epochs=(0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+        recipes={name: RECIPES[name] for name in ("digits/standard", "digits/pgd_at")},
+        epochs=(0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+    ),
+    "collapse": Study(
+        recipes={
+            f"{name}+{strength:g}": replace(RECIPES[name], loss=collapsing(RECIPES[name].loss, strength))
+            for name in ("digits/standard", "digits/fgsm_at")
+            for strength in (0, 0.1, 1, 10)
+        }
     ),
 }
 
@@ -87,11 +98,12 @@ def measured(model: nn.Module, *, certified: bool = True) -> dict[str, Any]:
 
 def trained(study: str, recipe: str, seed: int, *, progress: bool = False) -> Iterator[tuple[int, nn.Module]]:
     """Train one network of a study; yield the epochs it has had and what it is then."""
-    epochs = STUDIES[study].epochs
-    if epochs:
-        yield from checkpoints(recipe, epochs, seed=seed, progress=progress)
+    chosen = STUDIES[study]
+    if chosen.epochs:
+        yield from checkpoints(recipe, chosen.epochs, seed=seed, progress=progress)
     else:
-        yield RECIPES[recipe].epochs, train(recipe, seed=seed, progress=progress)
+        how = chosen.recipes[recipe]
+        yield how.epochs, train_recipe(how, seed=seed, name=f"{recipe} seed {seed}" if progress else "")
 
 
 def run(study: str, folder: str | Path, *, seeds: int = 5, progress: bool = True) -> pd.DataFrame:
@@ -119,7 +131,7 @@ def run(study: str, folder: str | Path, *, seeds: int = 5, progress: bool = True
         made, rows, started = provenance(), [], time.process_time()
         for epoch, model in trained(study, recipe, seed, progress=progress):
             row = {"recipe": recipe, "seed": seed, "epoch": epoch, "seconds": time.process_time() - started}
-            rows.append(row | measured(model, certified=not chosen.epochs))
+            rows.append(row | measured(model, certified=chosen.certified))
             started = time.process_time()  # seconds are of training alone, since the row before
         table = pd.DataFrame(rows)
         table.insert(0, "index", number * len(rows) + np.arange(len(rows)))

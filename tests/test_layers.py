@@ -39,6 +39,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "zoo.recipes",
         "zoo.training",
         "zoo.long_training",
+        "zoo.collapsing",
         "zoo.plane",
         "margins",
         "tightness",

@@ -40,7 +40,11 @@ def mlp():
 @pytest.fixture
 def brief(monkeypatch):
     """A study of untrained networks; of each only the weights are looked at."""
-    monkeypatch.setitem(STUDIES, "brief", Study(recipes=("digits/mlp", "digits/standard"), epochs=(0,)))
+    monkeypatch.setitem(
+        STUDIES,
+        "brief",
+        Study(recipes={name: RECIPES[name] for name in ("digits/mlp", "digits/standard")}, epochs=(0,)),
+    )
     rows = {"upper": np.ones(3, dtype=np.float32), "crown": np.nan}
     monkeypatch.setattr(training_runs, "measured", lambda model, **_: {"weights_sha256": state_sha256(model), **rows})
 

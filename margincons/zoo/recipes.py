@@ -206,7 +206,17 @@ def train(model_id: str, *, seed: int = 0, progress: bool = False) -> nn.Module:
     """
     if model_id not in RECIPES:
         raise UnknownNameError("recipe", model_id, RECIPES)
-    recipe = RECIPES[model_id]
+    return train_recipe(RECIPES[model_id], seed=seed, name=model_id if progress else "")
+
+
+def train_recipe(recipe: Recipe, *, seed: int = 0, name: str = "") -> nn.Module:
+    """Train a network as a recipe says, whether it has an id or not.
+
+    Args:
+        recipe: How.
+        seed: Fixes the first weights, the order of images and the inner attacks.
+        name: Stands before a bar over epochs; no bar without one.
+    """
     images = load_images("digits", split="train")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -216,7 +226,7 @@ def train(model_id: str, *, seed: int = 0, progress: bool = False) -> nn.Module:
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=recipe.max_lr, total_steps=recipe.epochs * batches
         )
-        for epoch in tqdm(range(recipe.epochs), desc=model_id, disable=not progress, file=sys.__stderr__):
+        for epoch in tqdm(range(recipe.epochs), desc=name, disable=not name, file=sys.__stderr__):
             epsilon = recipe.epsilon * min(1.0, 2 * epoch / recipe.epochs)  # the whole radius from half-way on
             one_epoch(model, images, loss=recipe.loss, epsilon=epsilon, optimizer=optimizer, schedule=schedule)
     return recipe.finish(model.eval()).eval()
