@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 
 from margincons import metrics, weighted
-from margincons.errors import DegenerateError, UnknownNameError, UsageError
+from margincons.errors import DegenerateError, ShapeError, UnknownNameError, UsageError
 
 MOST_ROWS = 20_000  # above this many rows, intervals come from a random subsample of this size
 BATCH_CELLS = 8_000_000  # rows x replicates held at once: 64 MB an array
@@ -106,6 +106,46 @@ def paired_difference(
         point(target, score_a, **options) - point(target, score_b, **options),
         lambda weights, t, a, b: replicate(weights, t, a, **options) - replicate(weights, t, b, **options),
         (target, score_a, score_b),
+        replicates=replicates,
+        seed=seed,
+        level=level,
+    )
+
+
+def difference(
+    statistic: str | Callable[..., float],
+    first: tuple[np.ndarray, ...],
+    second: tuple[np.ndarray, ...],
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Estimate:
+    """statistic(*first) - statistic(*second) of two networks on the same rows, both on the same bootstrap samples.
+
+    Unlike in `paired_difference` every column may differ, as margins do between two networks.
+
+    Args:
+        statistic: A statistic of `metrics` without options, or its name.
+        first: Its columns for one network, each (n,).
+        second: Its columns for the other, row by row of the same images.
+        replicates: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+        level: Share of the intervals that should hold the truth.
+
+    Raises:
+        DegenerateError: If the statistic is not defined on these rows.
+        ShapeError: If a column has another length.
+    """
+    point, replicate = _look_up(statistic)
+    _check_bootstrap(replicates, level)
+    value, cut = point(*first) - point(*second), len(first)
+    if len(first[0]) != len(second[0]):
+        raise ShapeError("the second network's columns", f"of {len(first[0])} rows", f"{len(second[0])}")
+    return _bootstrap(
+        value,
+        lambda weights, *columns: replicate(weights, *columns[:cut]) - replicate(weights, *columns[cut:]),
+        (*first, *second),
         replicates=replicates,
         seed=seed,
         level=level,

@@ -205,23 +205,6 @@ def terminal_phase(table: pd.DataFrame) -> pd.Series:
     return table.groupby(["recipe", "seed"], sort=False)[["epoch", "train_accuracy"]].apply(first)
 
 
-def change(table: pd.DataFrame, column: str, *, since: pd.Series) -> pd.Series:
-    """Difference between the last checkpoint of each network and an earlier one, by recipe and seed.
-
-    Args:
-        table: One row per checkpoint, with columns "recipe", "seed" and "epoch".
-        column: What is compared.
-        since: Epoch of the earlier checkpoint, indexed by recipe and seed; NaN gives NaN.
-    """
-    values = table.set_index(["recipe", "seed", "epoch"])[column]
-    last = table["epoch"].max()
-    differences = {
-        (recipe, seed): values[recipe, seed, last] - values[recipe, seed, int(epoch)] if np.isfinite(epoch) else np.nan
-        for (recipe, seed), epoch in since.items()
-    }
-    return pd.Series(differences, name=column).rename_axis(["recipe", "seed"])
-
-
 def _margins(classifier: Classifier, images: Images) -> pd.DataFrame:
     """Test or training images with the columns that consistency, detection and accuracies read."""
     logits = classifier.logits(images.inputs)

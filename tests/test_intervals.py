@@ -8,7 +8,7 @@ from scipy import stats
 
 from margincons import intervals, metrics, weighted
 from margincons.errors import DegenerateError, ShapeError, UnknownNameError, UsageError
-from margincons.intervals import Estimate, estimate, over_seeds, paired_difference, share_difference
+from margincons.intervals import Estimate, difference, estimate, over_seeds, paired_difference, share_difference
 
 NOT_SHARES = [name for name in metrics.STATISTICS if "accuracy" not in name]
 
@@ -240,3 +240,33 @@ def test_the_interval_over_seeds_is_students():
     assert (found.value, found.n, found.method) == (pytest.approx(0.626), 5, "Student's t over 5 seeds")
     alone = over_seeds(np.array([0.5]))
     assert (alone.value, alone.low, alone.high) == (0.5, -np.inf, np.inf)
+
+
+def test_a_difference_of_two_networks_is_paired_by_image():
+    x, y = normal_columns(300, seed=4)
+    z = y + 0.1 * np.random.default_rng(1).normal(size=300)
+    same_target = paired_difference("kendall_tau", x, y, z, seed=2)
+    found = difference("kendall_tau", (x, y), (x, z), seed=2)
+    assert (found.value, found.low, found.high) == (same_target.value, same_target.low, same_target.high)
+    itself = difference("kendall_tau", (x, y), (3 * x, y), seed=2)  # another network of the same order
+    assert (itself.value, itself.low, itself.high) == (0, 0, 0)
+    other = normal_columns(300, seed=9)
+    apart = difference("kendall_tau", (x, y), other, seed=2)
+    assert apart.value == pytest.approx(stats.kendalltau(x, y).statistic - stats.kendalltau(*other).statistic)
+    assert apart.high - apart.low > found.high - found.low  # pairing pays where networks are alike
+
+
+def test_a_difference_covers_the_truth_about_as_often_as_it_says():
+    held = 0
+    for seed in range(150):
+        first, second = normal_columns(120, seed=seed), normal_columns(120, seed=seed + 1000, correlation=0.3)
+        truth = 2 / math.pi * (math.asin(0.6) - math.asin(0.3))
+        found = difference("kendall_tau", first, second, replicates=200, seed=seed)
+        held += found.low <= truth <= found.high
+    assert stats.binomtest(held, 150, 0.95).pvalue > 0.001
+
+
+def test_networks_on_other_images_have_no_paired_difference():
+    x, y = normal_columns(50)
+    with pytest.raises(ShapeError, match="of 50 rows, got 49"):
+        difference("spearman", (x, y), (x[1:], y[1:]))
