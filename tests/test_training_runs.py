@@ -16,7 +16,6 @@ from margincons.training_runs import (
     EPSILON,
     STUDIES,
     Study,
-    change,
     images_of,
     main,
     measured,
