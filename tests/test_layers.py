@@ -13,7 +13,7 @@ import margincons
 PACKAGE = Path(margincons.__file__).parent
 LAYERS = {  # a folder stands for what it holds, unless a file of it is named
     0: ("errors", "cautions"),
-    1: ("threat", "classifier", "passes", "weighted", "metrics", "intervals"),
+    1: ("threat", "classifier", "passes", "weighted", "metrics", "intervals", "simultaneous"),
     2: (
         "atomic",
         "recall",
@@ -28,6 +28,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "attacks.result",
         "attacks.randomness",
         "attacks.steps",
+        "costly_scores",
     ),
     3: ("attacks", "certificates", "zoo.bundled", "zoo.robustbench", "zoo.user"),
     4: (
@@ -40,6 +41,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "consistency",
         "separation",
         "detection",
+        "score_quality",
         "per_class",
         "geometry",
         "accuracy_curve",
@@ -58,6 +60,8 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "measure",
         "costs",
         "cost_runs",
+        "score_jobs",
+        "score_runs",
         "report",
         "plots",
         "figure_data",
