@@ -16,7 +16,7 @@ from margincons.data import Images, load_images
 from margincons.errors import RecordError, UsageError
 from margincons.measure import portable_id, record_folder
 from margincons.records import check_settings, provenance, read_record, write_shard
-from margincons.score_jobs import Settings, learn_from, score_images
+from margincons.score_jobs import CERTIFIED, Settings, learn_from, score_images
 from margincons.zoo import load_model, state_sha256
 
 BUNDLED = tuple(f"digits/{name}" for name in ("standard", "pgd_at", "trades", "ibp", "rescaled"))
@@ -105,6 +105,38 @@ def score_again(table: pd.DataFrame, rows: Sequence[int], *, folder: str | Path 
     places = table["index"].iloc[list(rows)].tolist()
     names = [name for name in table.attrs["made"]["costs"] if name in table]
     return score_images(model, images, learn_from(model, known, asked), asked, rows=places, names=names)[0]
+
+
+def with_scores(margins: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Join a record of margins and the scores of the same images of the same network, by index.
+
+    Raises:
+        RecordError: If weights or data differ, or an image was decided otherwise.
+    """
+    ours, theirs = margins.attrs["settings"], scores.attrs["settings"]
+    if ours["weights_sha256"] != theirs["weights_sha256"] or ours["data"] != theirs["data"]:
+        raise RecordError(
+            f"Expected margins and scores of one network on one data set, got {ours['model']} on {ours['data']} and "
+            f"{theirs['model']} on {theirs['data']}, or other weights of the same name."
+        )
+    both = margins[["index", "predicted", "upper"]].merge(scores, on="index", suffixes=("_in_margins", ""))
+    if (differ := both["predicted"] != both["predicted_in_margins"]).any():
+        raise RecordError(f"Expected the same decisions in both records, {differ.sum()} of {len(both)} differ.")
+    return both.drop(columns="predicted_in_margins")
+
+
+def costs_of(scores: pd.DataFrame) -> pd.DataFrame:
+    """What an image costs, by score: "forward" and "backward" passes as counted, and the processor's "time".
+
+    "time" is in forward passes: seconds over the median of the scores that take just one. "once" counts the passes
+    that were made once, over other images, before any image could be scored.
+    """
+    costs = scores.attrs["made"]["costs"]
+    table = pd.DataFrame.from_dict(costs, orient="index")[["forward", "backward", "seconds"]]
+    free = (table["forward"] == 1) & (table["backward"] == 0) & ~table.index.isin(CERTIFIED)
+    table["time"] = table["seconds"] / table.loc[free, "seconds"].median()
+    table["once"] = [sum(cost.get("once", {}).values()) for cost in costs.values()]
+    return table.drop(columns="seconds")
 
 
 def _folder(root: Path, model_id: str, norm: str) -> Path:

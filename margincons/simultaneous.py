@@ -12,6 +12,8 @@ import numpy as np
 from margincons.errors import DegenerateError, MissingColumnError
 from margincons.intervals import BATCH_CELLS, Estimate, bootstrap_weights, check_bootstrap, look_up
 
+ALONE = 0.95  # level of the interval of one score by itself
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
@@ -72,14 +74,14 @@ def compare_scores(
     errors = (drawn - drawn[:, [own]]).std(axis=0)
     reach = errors * _critical(off, errors, level)
     kept = f"{len(drawn)} of {replicates} replicates"
-    about = {"level": level, "n": n}
-    ends = np.quantile(drawn, [0.025, 0.975], axis=0, method="inverted_cdf")
+    ends = np.quantile(drawn, [(1 - ALONE) / 2, (1 + ALONE) / 2], axis=0, method="inverted_cdf")
     return {
         name: Compared(
             value=Estimate(
                 value=values[name],
                 low=float(ends[0, i]),
                 high=float(ends[1, i]),
+                level=ALONE,
                 n=n,
                 method=f"bootstrap, {kept}",
                 standard_error=float(drawn[:, i].std()),
@@ -90,7 +92,8 @@ def compare_scores(
                 high=float(gains[i] + reach[i]),
                 method=f"simultaneous over {len(names) - 1} scores, {kept}",
                 standard_error=float(errors[i]),
-                **about,
+                level=level,
+                n=n,
             ),
         )
         for i, name in enumerate(names)
