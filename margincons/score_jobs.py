@@ -165,6 +165,7 @@ def score_images(
     *,
     rows: Sequence[int] | None = None,
     names: Sequence[str] = tuple(SCORED),
+    progress: bool = True,
 ) -> tuple[pd.DataFrame, dict[str, dict[str, float]]]:
     """Score images by every score that the network allows.
 
@@ -175,6 +176,7 @@ def score_images(
         settings: What the scores are asked.
         rows: Places of the images; all unless given.
         names: Keys of `SCORED`.
+        progress: Whether to draw a bar on stderr.
 
     Returns:
         A table, one row per image: "index", "label", "predicted" and the scores; and by score what an image costs:
@@ -186,7 +188,7 @@ def score_images(
     columns = {"index": rows.numpy(), "label": images.labels[rows].numpy()}
     columns["predicted"] = classifier(images.inputs[rows]).predicted.numpy()
     costs = {}
-    for name in tqdm(names, desc="scores", file=sys.__stderr__):
+    for name in tqdm(names, desc="scores", disable=not progress, file=sys.__stderr__):
         before, started = _counts(counted), time.process_time()
         with suppress(UnsupportedLayerError, NoHeadError):  # a score that this network does not allow is left out
             columns[name] = np.concatenate(

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from margincons.plots import BRITTLE, model_style, short_name
-from margincons.score_jobs import CERTIFIED
+from margincons.score_jobs import CERTIFIED, SCORED
+from margincons.score_quality import STATISTICS, spoken
 
 GREY = "#888888"
 
@@ -18,6 +20,13 @@ def passes(costs: pd.DataFrame) -> pd.Series:
     return counted.where(~costs.index.isin(CERTIFIED), costs["time"])
 
 
+def price_list(costs: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Medians over networks of `margincons.score_runs.costs_of`, from cheap to dear; among equals as in `SCORED`."""
+    medians = pd.concat(costs).groupby(level=0).median()
+    medians = medians.loc[[name for name in SCORED if name in medians.index]]
+    return medians.loc[passes(medians).sort_values(kind="stable").index]
+
+
 def score_costs(axes: Axes, costs: pd.DataFrame) -> None:
     """Draw what an image costs by score, a line each, the first at the top; certificates, which are timed, hollow."""
     total = passes(costs)
@@ -26,7 +35,7 @@ def score_costs(axes: Axes, costs: pd.DataFrame) -> None:
         axes.plot([1, cost], [place, place], color=GREY, lw=1, ls=":" if timed else "-")
         axes.plot(cost, place, "o", ms=5, mec="black", mfc="white" if timed else "black")
     axes.set(xscale="log", xlabel="passes per image")
-    axes.set_yticks(range(len(total)), [name.replace("_", " ") for name in total.index])
+    axes.set_yticks(range(len(total)), [spoken(name) for name in total.index])
     axes.set_ylim(len(total) - 0.5, -0.5)
 
 
@@ -42,7 +51,8 @@ def score_values(
         statistic: "tau", "AUROC" or "FPR@95".
         reference: The score that others are compared with.
     """
-    for shift, (model_id, table) in zip(np.linspace(-0.25, 0.25, len(found)), found.items(), strict=True):
+    shifts = 0.6 * ((np.arange(len(found)) + 0.5) / len(found) - 0.5)
+    for shift, (model_id, table) in zip(shifts, found.items(), strict=True):
         style = {key: value for key, value in model_style(model_id).items() if key != "linestyle"}
         has = [place for place, score in enumerate(scores) if score in table.index]
         value = [table.loc[scores[place], statistic].value for place in has]
@@ -51,20 +61,40 @@ def score_values(
     axes.set(xlabel=statistic)
 
 
-def frontier(axes: Axes, cost: pd.Series, value: pd.Series, *, best: str = "high") -> None:
-    """Draw value over cost by score; those that no cheaper score matches are joined and named.
+def ladder(found: Mapping[str, pd.DataFrame], costs: pd.DataFrame, *, reference: str = "logit_margin") -> None:
+    """Make a figure of costs and of every statistic of `margincons.score_quality.quality`, a line per score.
+
+    Args:
+        found: Under each network its table.
+        costs: One row per score, from cheap to dear.
+        reference: The score that others are compared with.
+    """
+    figure, axes = plt.subplots(1, 1 + len(STATISTICS), figsize=(10, 6), sharey=True, layout="constrained")
+    score_costs(axes[0], costs)
+    for place, statistic in zip(axes[1:], STATISTICS, strict=True):
+        score_values(place, found, list(costs.index), statistic=statistic, reference=reference)
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper center", ncols=len(found))
+
+
+def frontier(axes: Axes, cost: pd.Series, value: pd.Series) -> list[str]:
+    """Draw value over cost by score; those that no cheaper score matches are joined and numbered.
 
     Args:
         axes: Where to draw.
         cost: Passes per image, by score.
-        value: The statistic, by score.
-        best: "high" or "low": which value is better.
+        value: The statistic, by score; more is better.
+
+    Returns:
+        The scores on the line, in the order of their numbers, from 1.
     """
-    order = sorted(cost.index, key=lambda name: (cost[name], -value[name] if best == "high" else value[name]))
-    kept = []
-    for name in order:
-        if not kept or (value[name] > value[kept[-1]] if best == "high" else value[name] < value[kept[-1]]):
+    kept: list[str] = []
+    for name in sorted(cost.index, key=lambda name: (cost[name], -value[name])):
+        if not kept or value[name] > value[kept[-1]]:
             kept.append(name)
     axes.plot(cost, value, "o", color=GREY, ms=4, ls="")
-    axes.plot(cost[kept], value[kept], "o-", color=BRITTLE, ms=5, lw=1, drawstyle="steps-post")
+    axes.plot(cost[kept], value[kept], color=BRITTLE, marker="o", ms=5, lw=1, drawstyle="steps-post")
+    for number, name in enumerate(kept, 1):
+        axes.annotate(f"{number}", (cost[name], value[name]), xytext=(0, 5), textcoords="offset points", ha="center")
+    axes.margins(y=0.1)
     axes.set(xscale="log", xlabel="passes per image")
+    return kept

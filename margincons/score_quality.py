@@ -1,6 +1,6 @@
 """How well each of many scores knows the input margin: correlation, detection, and what it gains over a reference."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
@@ -12,6 +12,16 @@ from margincons.simultaneous import compare_scores
 
 STATISTICS = {"tau": "kendall_tau", "AUROC": "auroc", "FPR@95": "fpr_at_tpr"}
 LESS_IS_BETTER = ("FPR@95",)
+SPOKEN = {
+    "clever": "CLEVER",
+    "doctor": "DOCTOR",
+    "crown_radius": "CROWN radius",
+    "pseudo_margin": "pseudo-margin",
+    "first_order_margin": "first-order margin",
+    "first_order_runner_up": "first-order, runner-up only",
+    "fast_attack": "short attack",
+}
+MARKS = {"better": " ▲", "worse": " ▼", "not told apart": ""}
 
 
 def quality(
@@ -68,3 +78,47 @@ def verdict(gain: Estimate, *, statistic: str) -> str:
     if low > 0:
         return "better"
     return "worse" if high < 0 else "not told apart"
+
+
+def gains(results: Mapping[str, pd.DataFrame], *, statistic: str) -> pd.DataFrame:
+    """Gains over the reference as text, a row per score and a column per network, with a mark where one is told apart.
+
+    Args:
+        results: Under each network a table of `quality`.
+        statistic: "tau", "AUROC" or "FPR@95".
+    """
+    return _by_network(
+        results, f"{statistic} gain", lambda gain: f"{gain:+.3f}{MARKS[verdict(gain, statistic=statistic)]}"
+    )
+
+
+def values(results: Mapping[str, pd.DataFrame], *, statistic: str) -> pd.DataFrame:
+    """Values with the intervals that they have alone, as text, a row per score and a column per network."""
+    return _by_network(results, statistic, str)
+
+
+def verdicts(results: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Count by score on how many "networks" it was compared, and on how many it was better or worse, by statistic."""
+    rows = {}
+    for score in _scores(results):
+        own = [table.loc[score] for table in results.values() if score in table.index]
+        rows[score] = {"networks": len(own)}
+        for label in STATISTICS:
+            said = [verdict(row[f"{label} gain"], statistic=label) for row in own]
+            rows[score] |= {f"{label} {word}": said.count(word) for word in ("better", "worse")}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def spoken(score: str) -> str:
+    """Name of a score as a sentence would have it."""
+    return SPOKEN.get(score, score.replace("_", " "))
+
+
+def _by_network(results: Mapping[str, pd.DataFrame], column: str, write: Callable[[Estimate], str]) -> pd.DataFrame:
+    order = _scores(results)
+    written = {name: table[column].map(write).reindex(order) for name, table in results.items()}
+    return pd.DataFrame(written).fillna("")
+
+
+def _scores(results: Mapping[str, pd.DataFrame]) -> list[str]:
+    return list(dict.fromkeys(score for table in results.values() for score in table.index))

@@ -104,7 +104,8 @@ def score_again(table: pd.DataFrame, rows: Sequence[int], *, folder: str | Path 
     asked = Settings(**{name: found[name] for name in asdict(Settings())})
     places = table["index"].iloc[list(rows)].tolist()
     names = [name for name in table.attrs["made"]["costs"] if name in table]
-    return score_images(model, images, learn_from(model, known, asked), asked, rows=places, names=names)[0]
+    learned = learn_from(model, known, asked)
+    return score_images(model, images, learned, asked, rows=places, names=names, progress=False)[0]
 
 
 def with_scores(margins: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:

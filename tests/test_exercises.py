@@ -207,6 +207,19 @@ WRONG |= {  # of evaluations that go wrong, and of records
     ],
 }
 
+WRONG["check_radius_of_votes"] = [
+    ("stats.beta.ppf(alpha, votes, samples - votes + 1)", "votes / samples", "not a lower bound"),
+    ("ppf(alpha, votes", "ppf(alpha / 2, votes", "two-sided"),
+    ("alpha, votes, samples - votes + 1", "1 - alpha, votes + 1, samples - votes", "upper bound"),
+    ("sigma * stats.norm", "stats.norm", "sigma is missing"),
+    ("sigma * stats.norm.ppf(share)", "share", "bound on the share"),
+    (
+        "share = stats.beta.ppf(alpha, votes, samples - votes + 1)",
+        "p = votes / samples; share = p - stats.norm.ppf(1 - alpha) * (p * (1 - p) / samples) ** 0.5",
+        "near 1",
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:

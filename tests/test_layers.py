@@ -62,6 +62,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "cost_runs",
         "score_jobs",
         "score_runs",
+        "score_plots",
         "report",
         "plots",
         "figure_data",

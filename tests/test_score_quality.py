@@ -8,7 +8,7 @@ from margincons.consistency import consistency
 from margincons.detection import detection
 from margincons.errors import DegenerateError, UnknownNameError
 from margincons.intervals import Estimate
-from margincons.score_quality import quality, verdict
+from margincons.score_quality import gains, quality, values, verdict, verdicts
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,21 @@ def test_a_verdict_needs_an_interval_without_zero_and_knows_that_a_lower_fpr_is_
     for statistic in ("tau", "AUROC", "FPR@95"):
         assert verdict(gain(-0.1, 0.1), statistic=statistic) == "not told apart"
         assert verdict(gain(0.0, 0.1), statistic=statistic) == "not told apart"
+
+
+def test_tables_by_network_mark_what_is_told_apart_and_leave_gaps_blank(table):
+    found = quality(table, ["gradient_norm", "energy"], epsilon=0.1, replicates=300)
+    networks = {"one": found, "two": found.drop("energy")}
+    told = gains(networks, statistic="AUROC")
+    assert told.loc["gradient_norm", "one"].endswith(" ▲")
+    assert told.loc["energy", "one"].endswith(" ▼")
+    assert told.loc["energy", "two"] == ""
+    assert told.loc["logit_margin", "one"] == "+0.000 [+0.000, +0.000]"
+    assert values(networks, statistic="tau").loc["gradient_norm", "two"] == str(found.loc["gradient_norm", "tau"])
+    counts = verdicts(networks)
+    assert counts["networks"].to_dict() == {"logit_margin": 2, "gradient_norm": 2, "energy": 1}
+    assert counts.loc["gradient_norm", ["tau better", "tau worse"]].tolist() == [2, 0]
+    assert counts.loc["energy", ["AUROC better", "AUROC worse"]].tolist() == [0, 1]
 
 
 def test_what_has_no_answer_is_refused(table):

@@ -34,6 +34,7 @@ from margincons.exercises.records import (
     check_tau_of_records,
     check_to_distance,
 )
+from margincons.exercises.scores import check_radius_of_votes
 
 __all__ = [
     "check_auroc",
@@ -52,6 +53,7 @@ __all__ = [
     "check_median_size",
     "check_pgd",
     "check_project_l2",
+    "check_radius_of_votes",
     "check_reordering",
     "check_robust_accuracies",
     "check_robustness_margin",
