@@ -1,5 +1,6 @@
 """The detector: a network, a score and calibrated thresholds; images in, one decision per image out."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,11 +123,14 @@ class Detector:
             PixelRangeError: If a pixel leaves [0, 1].
             ShapeError: If the images are not shaped as those of the calibration.
         """
-        return self.decide(images, batch_size=batch_size).flagged
+        return self.thresholds.flagged(self.scores(images, batch_size=batch_size))
 
+    @torch.no_grad()
     def scores(self, images: Tensor, *, batch_size: int = 256) -> Tensor:
         """Scores (n,) in their own units; images and errors as in a call."""
-        return self.decide(images, batch_size=batch_size).scores
+        parts = [self.scorer(part) for part in self._passed(images, batch_size)]
+        scores = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return scores[0] if images.dim() == 3 else scores
 
     @torch.no_grad()
     def decide(self, images: Tensor, *, batch_size: int = 256) -> Decisions:
@@ -136,11 +140,9 @@ class Detector:
         thresholds cross, because the score separates better than was asked for, nothing is undecided, and both
         promises hold.
         """
-        batch = self._checked(images)
-        parts = [_outputs(self.classifier, self.scorer, part) for part in batch.split(batch_size)]
-        scores = torch.cat([self.scorer(part) for part in parts])
-        columns = [torch.cat([part.predicted for part in parts]), scores]
-        columns += [self.thresholds.flagged(scores), self.thresholds.brittle(scores)]
+        parts = [(part.predicted, self.scorer(part)) for part in self._passed(images, batch_size)]
+        predicted, scores = (torch.cat(column) for column in zip(*parts, strict=True))
+        columns = predicted, scores, self.thresholds.flagged(scores), self.thresholds.brittle(scores)
         predicted, scores, flagged, brittle = (column[0] if images.dim() == 3 else column for column in columns)
         return Decisions(predicted=predicted, scores=scores, flagged=flagged, brittle=brittle)
 
@@ -175,13 +177,13 @@ class Detector:
         """
         export_onnx(path, self.classifier, self.scorer, self.thresholds, image_shape=self.image_shape)
 
-    def _checked(self, images: Tensor) -> Tensor:
+    def _passed(self, images: Tensor, batch_size: int) -> Iterator[Outputs]:
         batch = images[None] if isinstance(images, Tensor) and images.dim() == 3 else images
         check_images(batch)
         if tuple(batch.shape[1:]) != self.image_shape:
             expected = f"(n, {', '.join(map(str, self.image_shape))}), as in the calibration"
             raise ShapeError("images", expected, tuple(batch.shape))
-        return batch
+        return (_outputs(self.classifier, self.scorer, part) for part in batch.split(batch_size))
 
 
 @torch.no_grad()

@@ -33,8 +33,8 @@ def logit_margin(logits: Tensor) -> Tensor:
     """
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ShapeError("logits", "(n, k) with k >= 2", tuple(logits.shape))
-    top = logits.topk(2, dim=1).values
-    return top[:, 0] - top[:, 1]
+    top, predicted = logits.max(dim=1)
+    return top - logits.scatter(1, predicted[:, None], -torch.inf).amax(dim=1)  # half the time of topk
 
 
 def feature_margin(logits: Tensor, head: Head, *, norm: str) -> Tensor:
