@@ -5,6 +5,7 @@ from margincons.classifier import Classifier
 from margincons.consistency import consistency
 from margincons.data import load_images
 from margincons.detection import detection
+from margincons.detector import Detector
 from margincons.errors import MarginError
 from margincons.intervals import Estimate
 from margincons.margins import MarginBounds, input_margins
@@ -18,6 +19,7 @@ from margincons.zoo import list_models, load_model
 __all__ = [
     "AttackResult",
     "Classifier",
+    "Detector",
     "Estimate",
     "MarginBounds",
     "MarginError",

@@ -1,13 +1,14 @@
-"""The command line: `margincons book | measure | report | fit | models | train`. It only parses, calls and prints."""
+"""The command line: `margincons COMMAND`, one of `EXAMPLES`. It only parses, calls and prints."""
 
 import argparse
-import math
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from margincons.cautions import Caution, remembered
+from margincons.cli_detector import DETECTOR_EXAMPLES, add_calibrate, add_detect, run_calibrate, run_detect
+from margincons.cli_values import Parameter, Parser, batch_size, count, number, seconds, seed, whole
 from margincons.errors import MarginError, PageError, UnknownNameError
 
 EXAMPLES = {
@@ -17,6 +18,7 @@ EXAMPLES = {
     "fit": "margincons fit digits/rescaled --data digits --epsilon 0.1 --splits train calibration --out runs",
     "models": "margincons models robustbench/cifar10/Linf",
     "train": "margincons train digits/pgd_at",
+    **DETECTOR_EXAMPLES,
 }
 
 
@@ -105,11 +107,21 @@ def _measure(options: argparse.Namespace) -> None:
 
 
 def _price(options: argparse.Namespace) -> None:
-    from margincons.costs import price
+    from margincons.costs import duration, price
+    from margincons.measure import record_folder
 
     given = ("norm", "attack", "effort", "epsilon", "split", "limit", "batch_size", "device", "download")
     for model_id in options.models:
-        print(f"{model_id}: {price(model_id, options.data, **{name: getattr(options, name) for name in given})}")
+        out = record_folder(
+            options.out, model_id, options.norm, options.attack, options.certificate, split=options.split
+        )
+        cost = price(model_id, options.data, **{name: getattr(options, name) for name in given}, out=out)
+        print(f"{model_id}: {cost}")
+        if options.certificate == "exact":
+            most = duration(cost.images * options.time_limit)
+            print(f"{model_id}: exact margins take {options.time_limit:g} s an image at most, {most} in all")
+        elif options.certificate:
+            print(f"{model_id}: lower bounds by {options.certificate} come on top and are not priced")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -167,90 +179,19 @@ def _add_fit(fit: argparse.ArgumentParser) -> None:
     fit.add_argument("models", nargs="+", metavar="MODEL", help="an id of the zoo")
     fit.add_argument("--data", required=True, help="digits, cifar10, cifar100 or imagenet")
     fit.add_argument("--norm", default="Linf", help="Linf (default), L2 or L1")
-    fit.add_argument("--epsilon", type=_number, required=True, help="brittle means margin <= epsilon: 0.1, 8/255")
+    fit.add_argument("--epsilon", type=number, required=True, help="brittle means margin <= epsilon: 0.1, 8/255")
     fit.add_argument("--attack", default="minimum_norm", help="attack that measured the margins")
     fit.add_argument("--effort", default="exhaustive", help="its effort (default: exhaustive, as shipped)")
     fit.add_argument("--records", default="", help="folder of records to measure into (default: those shipped)")
     fit.add_argument("--splits", nargs="+", default=["train"], help="splits to learn from (default: train)")
-    fit.add_argument("--seeds", type=_whole, default=5, help="fits per design (default: 5)")
-    fit.add_argument("--limit", type=_whole, help="only the first images of each split to learn from")
+    fit.add_argument("--seeds", type=whole, default=5, help="fits per design (default: 5)")
+    fit.add_argument("--limit", type=whole, help="only the first images of each split to learn from")
     fit.add_argument("--out", default="runs", help="folder of the fits (default: runs)")
     fit.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
 
 
-def _number(text: str) -> float:
-    """Read 0.1 as well as 8/255."""
-    top, slash, bottom = text.partition("/")
-    try:
-        value = float(top) / (float(bottom) if slash else 1.0)
-    except (ValueError, ZeroDivisionError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a number such as 0.1 or 8/255, got {text[:40]!r}")
-    return value
-
-
-def _whole(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"invalid int value: {text[:40]!r}") from None
-    if value >= 2**31:
-        raise argparse.ArgumentTypeError(f"expected a whole number below {2**31}, got {text[:40]!r}")
-    return value
-
-
-def _seed(text: str) -> int:
-    """Read a seed that every generator takes."""
-    if not text.isdecimal() or len(text) > 9:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 999999999, got {text[:40]!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    if not (value := _number(text)) > 0:
-        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text[:40]!r}")
-    return value
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
-    return int(text)
-
-
-def _batch_size(text: str) -> int | str:
-    if text == "auto":
-        return text
-    try:
-        return _whole(text)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"expected a whole number or auto, got {text[:40]!r}") from None
-
-
-class _Parameter(argparse.Action):
-    """Collect ``-p name value`` pairs, the value read as YAML would read it."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        import yaml
-
-        name, text = values
-        try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date such as 2024-99-99
-            parser.error(f"expected the value of {name} as YAML would write it, got {text[:200]!r}")
-        setattr(namespace, self.dest, [*getattr(namespace, self.dest), (name, value)])
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with an option; the usage is a --help away."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="margincons", description=sys.modules["margincons"].__doc__)
+    parser = Parser(prog="margincons", description=sys.modules["margincons"].__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run, summary: str) -> argparse.ArgumentParser:
@@ -264,13 +205,13 @@ def _parser() -> argparse.ArgumentParser:
         "-p",
         "--parameter",
         nargs=2,
-        action=_Parameter,
+        action=Parameter,
         default=[],
         metavar=("NAME", "VALUE"),
         help="set one page parameter",
     )
     book.add_argument("--page", action="append", default=[], help="only this page; may be repeated")
-    book.add_argument("--jobs", type=_whole, default=2, help="pages executed side by side (default: 2)")
+    book.add_argument("--jobs", type=whole, default=2, help="pages executed side by side (default: 2)")
     book.add_argument("--dry-run", action="store_true", help="list what would be executed and downloaded")
     book.add_argument("--force", action="store_true", help="execute pages that are up to date too")
 
@@ -286,21 +227,21 @@ def _parser() -> argparse.ArgumentParser:
         help="minimum_norm (default) or a FAB; autoattack, pgd, fgsm need --epsilon",
     )
     measure.add_argument("--effort", default="standard", help="fast, standard (default), fine or exhaustive")
-    measure.add_argument("--epsilon", type=_number, help="budget of an attack that has one, such as 8/255")
+    measure.add_argument("--epsilon", type=number, help="budget of an attack that has one, such as 8/255")
     measure.add_argument("--certificate", help="lower bounds of a ReLU network: interval, crown or exact")
-    measure.add_argument("--time-limit", type=_seconds, default=60.0, help="seconds per image for exact (default: 60)")
+    measure.add_argument("--time-limit", type=seconds, default=60.0, help="seconds per image for exact (default: 60)")
     measure.add_argument("--out", type=Path, default=Path("runs"), help="folder of records (default: runs)")
     measure.add_argument("--split", default="test", help="test (default), train, or calibration (digits only)")
-    measure.add_argument("--limit", type=_whole, help="only the first images")
-    measure.add_argument("--seed", type=_seed, default=0)
+    measure.add_argument("--limit", type=whole, help="only the first images")
+    measure.add_argument("--seed", type=seed, default=0)
     measure.add_argument(
         "--batch-size",
-        type=_batch_size,
+        type=batch_size,
         default="auto",
         metavar="N",
         help="images per batch, or auto (default): 200; halved, with a notice, when memory runs out",
     )
-    measure.add_argument("--shard-size", type=_whole, default=200, help="images per file of the record")
+    measure.add_argument("--shard-size", type=whole, default=200, help="images per file of the record")
     measure.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     measure.add_argument(
         "--dry-run", action="store_true", help="check, and say how long it would take; measure nothing"
@@ -308,12 +249,12 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--keep-images", action="store_true", help="keep the adversarial images beside each shard")
     where = measure.add_mutually_exclusive_group()
     where.add_argument("--scheduler", metavar="ADDRESS", help="send shards to this Dask cluster: tcp://10.0.0.1:8786")
-    where.add_argument("--workers", type=_count, metavar="N", help="measure in N processes on this machine, with Dask")
+    where.add_argument("--workers", type=count, metavar="N", help="measure in N processes on this machine, with Dask")
     measure.add_argument("--download", action="store_true", help="allow downloads of checkpoints and data sets")
 
     report = command("report", _report, "Print consistency and detection, with intervals, for one or more records.")
     report.add_argument("records", nargs="+", metavar="RECORD", help="a folder, or the name of a shipped record")
-    report.add_argument("--epsilon", type=_number, required=True, help="brittle means margin <= epsilon: 0.1, 8/255")
+    report.add_argument("--epsilon", type=number, required=True, help="brittle means margin <= epsilon: 0.1, 8/255")
     form = report.add_mutually_exclusive_group()
     for name in ("csv", "markdown", "latex"):
         form.add_argument(f"--{name}", action="store_const", const=name, dest="form", help=f"print the table as {name}")
@@ -324,13 +265,18 @@ def _parser() -> argparse.ArgumentParser:
         command("fit", _fit, "Fit pseudo-margins to labelled margins in many ways, and judge them on test images.")
     )
 
+    add_calibrate(
+        command("calibrate", run_calibrate, "Calibrate a detector of brittle decisions on images of known margin.")
+    )
+    add_detect(command("detect", run_detect, "Flag brittle decisions on images: a table, and a sheet of the worst."))
+
     models = command("models", _models, "List the networks that have an id.")
     models.add_argument("prefix", nargs="?", default="", help="only ids that start with this")
 
     train = command("train", _train, "Train bundled networks again and hold the outcome against the recorded one.")
     train.add_argument("models", nargs="+", metavar="ID", help="digits/<recipe>")
     train.add_argument("--out", default="runs/train", help="folder for the weights (default: runs/train)")
-    train.add_argument("--seed", type=_seed, default=0)
+    train.add_argument("--seed", type=seed, default=0)
     return parser
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from margincons.decoding import ArrayOnDisk, Decoded, scaled
 from margincons.errors import DownloadError, FileFormatError, MissingFileError, UnknownNameError, UsageError
 from margincons.npz import DAMAGE, check_npz
+from margincons.pictures import decode_pictures
 from margincons.threat import check_images
 
 CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
@@ -188,15 +189,11 @@ def _npz(path: Path, lazy: bool) -> Images:
     )
 
 
-def _folder(path: Path, n: int | None, lazy: bool, size: int = 224) -> Images:
-    """Images of one subfolder per class, in a fixed shuffled order, so that the first n are a fair sample.
-
-    Images of several sizes, or larger ones, are resized and cropped as ImageNet's are; grey ones become coloured.
-    """
+def _folder(path: Path, n: int | None, lazy: bool) -> Images:
+    """Images of one subfolder per class, in a fixed shuffled order, so that the first n are a fair sample."""
     if not path.is_dir():
         raise MissingFileError(path, "folder of images")
-    from PIL import Image
-    from torchvision import datasets, transforms
+    from torchvision import datasets
 
     try:
         stored = datasets.ImageFolder(str(path))
@@ -205,27 +202,10 @@ def _folder(path: Path, n: int | None, lazy: bool, size: int = 224) -> Images:
             path, "one subfolder of images per class", str(error).split(". ", maxsplit=1)[0]
         ) from None
     rows = np.random.default_rng(0).permutation(len(stored))[: n or None]
-    damage = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises
-    try:
-        sizes = set()
-        for row in rows:
-            with Image.open(stored.samples[row][0]) as header:
-                sizes.add(header.size)
-        same = len(sizes) == 1 and max(*sizes.copy().pop()) <= size
-        steps = [] if same else [transforms.Resize(256), transforms.CenterCrop(size)]
-        to_tensor = transforms.Compose([*steps, transforms.ToTensor()])
-    except damage as error:
-        raise FileFormatError(path, "images", str(error)) from None
-
-    def decode(places: np.ndarray) -> Tensor:
-        try:
-            return torch.stack([to_tensor(stored[row][0]) for row in rows[places]])
-        except damage as error:
-            raise FileFormatError(path, "images", str(error)) from None
-
+    inputs, decoding = decode_pictures([stored.samples[row][0] for row in rows], folder=path)
     return Images(
-        inputs=Decoded(decode=decode, count=len(rows)) if lazy else decode(np.arange(len(rows))),
+        inputs=inputs if lazy else inputs.decode(np.arange(len(rows))),
         labels=torch.tensor([stored.targets[row] for row in rows]),
         name=path.name,
-        decoding="divided by 255" + ("" if same else f", resized to 256 and cropped to {size}"),
+        decoding=decoding,
     )

@@ -215,6 +215,46 @@ class LeakageError(MarginError):
         )
 
 
+class TooFewImagesError(MarginError):
+    """There are too few calibration images of a class for the rate that is to be promised."""
+
+    def __init__(self, what: str, got: int, needed: int, rate: float) -> None:
+        """Name the class of images, how many came, how many are needed, and the least rate that they can promise."""
+        least = math.ceil(1000 / (got + 1)) / 1000
+        offer = f", or a rate of {least:g} or more" if least < 1 else ""
+        super().__init__(
+            f"Expected at least {needed} {what} calibration images to promise a rate of {rate:g}, got {got}; "
+            f"with fewer only a threshold that lets none of them pass would do: take more images{offer}."
+        )
+
+
+class OtherNetworkError(MarginError):
+    """A detector meets a network that it was not calibrated on."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        """Name the detector and what differs."""
+        super().__init__(
+            f"Expected the network that {path} was calibrated on, got another: {reason}; "
+            "a threshold holds for one network: load that network, or calibrate a detector for this one."
+        )
+
+
+class MissingExtraError(MarginError):
+    """Packages of an optional extra are not installed."""
+
+    def __init__(self, extra: str, what: str, missing: str) -> None:
+        """Name the extra, what it is for and the package that was looked for."""
+        super().__init__(f'Expected the extra {extra!r} for {what}, {missing} is missing: pip install -e ".[{extra}]".')
+
+
+class ExportError(MarginError):
+    """A network cannot be written in another format."""
+
+    def __init__(self, reason: str) -> None:
+        """Say what the exporter said."""
+        super().__init__(f"Expected a network that torch can export to ONNX for any number of images, but: {reason}.")
+
+
 class UnsupportedLayerError(MarginError):
     """A network holds a layer that no certificate here can reason about."""
 

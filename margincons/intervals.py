@@ -143,6 +143,26 @@ def share_difference(first: np.ndarray, second: np.ndarray, *, level: float = 0.
     return Estimate(value=float(value), **ends, level=level, n=n, method="paired Wilson scores")
 
 
+def over_seeds(values: np.ndarray, *, level: float = 0.95) -> Estimate:
+    """Mean over seeds with Student's interval: what another seed would change, not what other images would.
+
+    With one seed the interval is without end.
+    """
+    from scipy import stats
+
+    values = np.asarray(values, dtype=float)
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.inf
+    half = float(stats.t.ppf((1 + level) / 2, max(1, len(values) - 1)) * error)
+    return Estimate(
+        value=float(values.mean()),
+        low=float(values.mean()) - half,
+        high=float(values.mean()) + half,
+        level=level,
+        n=len(values),
+        method=f"Student's t over {len(values)} seeds",
+    )
+
+
 def _bootstrap(
     value: float, replicate: Callable, columns: tuple, *, replicates: int, seed: int, level: float
 ) -> Estimate:

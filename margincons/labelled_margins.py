@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from margincons.classifier import Classifier, Outputs
 from margincons.consistency import column
@@ -57,23 +57,32 @@ def labelled_margins(
         RecordError: If the network's weights, or the images, are not those of the record.
         MissingColumnError: If the table lacks a column.
     """
-    settings = table.attrs.get("settings", {})
-    check_split(settings.get("data", ""))
-    if state_sha256(classifier.model) != settings["weights_sha256"]:
-        raise RecordError(
-            f"Expected the network whose margins the record holds, {settings['model']}; got other weights."
-        )
-    if images.head(settings.get("images") or len(images)).checksum() != settings["data_sha256"]:
-        raise RecordError(f"Expected the images that the record was measured on, {settings['data']}; got others.")
+    check_split(table.attrs.get("settings", {}).get("data", ""))
+    check_record(table, classifier.model, images)
     margins = column(table, margin)
     known = np.isfinite(margins)
     rows = torch.from_numpy(column(table, "index")[known]).long()
     return LabelledMargins(
         outputs=classifier(images.inputs[rows]),
         margins=torch.from_numpy(margins[known]).float().to(classifier.device),
-        data=settings["data"],
+        data=table.attrs["settings"]["data"],
         left_out=int((~known).sum()),
     )
+
+
+def check_record(table: pd.DataFrame, model: nn.Module, images: Images) -> None:
+    """Refuse a record of another network, or of images that do not begin with its own.
+
+    Raises:
+        RecordError: If the checksum of weights or images differs.
+    """
+    settings = table.attrs.get("settings", {})
+    if state_sha256(model) != settings.get("weights_sha256"):
+        raise RecordError(
+            f"Expected the network whose margins the record holds, {settings.get('model')}; got other weights."
+        )
+    if images.head(settings.get("images") or len(images)).checksum() != settings["data_sha256"]:
+        raise RecordError(f"Expected the images that the record was measured on, {settings['data']}; got others.")
 
 
 def check_split(data: str) -> None:

@@ -101,9 +101,9 @@ def threshold_at_tpr(positive: np.ndarray, score: np.ndarray, tpr: float = 0.95)
 
 
 def augrc(positive: np.ndarray, score: np.ndarray) -> float:
-    """Area under the generalized risk-coverage curve: the risk of silent failures; less is better.
+    """Area under the generalised risk-coverage curve: the risk of silent failures; less is better.
 
-    Rows are accepted from the lowest score up; the generalized risk is the share of all rows that are both
+    Rows are accepted from the lowest score up; the generalised risk is the share of all rows that are both
     accepted and failures, the coverage the share accepted. Rows of one score are accepted along a straight line,
     so the area is (1 - AUROC) acc (1 - acc) + (1 - acc)^2 / 2 with acc the share of non-failures.
 

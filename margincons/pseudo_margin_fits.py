@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from tqdm import tqdm
 
 from margincons.classifier import Classifier, Outputs
@@ -18,7 +17,6 @@ from margincons.consistency import consistency
 from margincons.data import load_images
 from margincons.detection import detection
 from margincons.errors import DegenerateError
-from margincons.intervals import Estimate
 from margincons.labelled_margins import LabelledMargins, check_split, labelled_margins
 from margincons.measure import choose_device, obtain, record_folder
 from margincons.pseudo_margin import PseudoMargin, fit_pseudo_margin
@@ -201,21 +199,3 @@ def of_design(fits: pd.DataFrame, **wanted: str | int) -> pd.DataFrame:
     names = ["inputs", "target", "loss", "width", "depth", "split", "n_fit"]
     design = fits[names].iloc[0].to_dict() | wanted
     return fits[(fits[names] == pd.Series(design)[names]).all(axis=1)]
-
-
-def over_seeds(values: pd.Series, *, level: float = 0.95) -> Estimate:
-    """Mean over seeds with Student's interval: what another seed would change, not what other images would.
-
-    With one seed the interval is without end.
-    """
-    values = values.to_numpy(dtype=float)
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.inf
-    half = float(stats.t.ppf((1 + level) / 2, max(1, len(values) - 1)) * error)
-    return Estimate(
-        value=float(values.mean()),
-        low=float(values.mean()) - half,
-        high=float(values.mean()) + half,
-        level=level,
-        n=len(values),
-        method=f"Student's t over {len(values)} seeds",
-    )

@@ -4,7 +4,9 @@ A record is a folder of files ``shard-00000.parquet``, each written whole or not
 that made it travel in every shard's schema, with checksums over the rows and over themselves.
 """
 
+import contextlib
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -59,11 +61,13 @@ def write_shard(path: Path, table: pd.DataFrame, settings: dict[str, Any], made:
         settings: What identifies the record; the same in all its shards.
         made: How this shard was made, from `provenance`.
     """
-    rows = pa.Table.from_pandas(table, preserve_index=False, nthreads=1)
+    rows = pa.table({name: pa.array(column, from_pandas=True) for name, column in table.items()})
     about = json.dumps({"settings": settings, "made": made, _DIGEST: _digest(rows)}).encode()
     rows = rows.replace_schema_metadata({_KEY: about, _SEAL: hashlib.sha256(about).hexdigest()})
+    whole = pa.BufferOutputStream()  # one write to the file, for there are many small ones to this
+    pq.write_table(rows, whole, compression="zstd", use_dictionary=False)  # hardly a value repeats
     with written_whole(path) as file:
-        pq.write_table(rows, file, compression="zstd")
+        file.write(whole.getvalue())
 
 
 def read_shard(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -159,6 +163,15 @@ def shards_of(path_or_name: str | Path) -> list[Path]:
     return shards
 
 
+def rows_in(folder: str | Path) -> int:
+    """Images that a folder's shards hold by their own account, which is quick to read and proves nothing."""
+    rows = 0
+    for path in Path(folder).glob("shard-*.parquet"):
+        with contextlib.suppress(pa.ArrowException, OSError):  # damaged: it will be measured again
+            rows += pq.read_metadata(path).num_rows
+    return rows
+
+
 def check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any], *, extended: bool = False) -> None:
     """Raise `RecordError` naming the first setting in which a shard differs from what is wanted.
 
@@ -192,6 +205,8 @@ def _digest(rows: pa.Table) -> str:
     digest = hashlib.sha256()
     for name, column in zip(rows.column_names, rows.columns, strict=True):
         kind, array = column.type, column.combine_chunks()
+        if pa.types.is_list(kind):
+            kind = pa.list_(kind.value_type)  # Arrow calls what lists hold "item", Parquet calls it "element"
         digest.update(f"{name} {kind} {len(array)} {array.null_count}".encode())
         if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
             if array.null_count:
@@ -220,6 +235,7 @@ def _commit() -> str:
         return "unknown"
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

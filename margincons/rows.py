@@ -60,7 +60,8 @@ def measure_batch(classifier: Classifier, images: Images, rows: Tensor, settings
             "forward_passes": bounds.forward_passes.numpy(),
             "backward_passes": bounds.backward_passes.numpy(),
             **_certified(classifier, inputs, bounds, settings),
-        }
+        },
+        copy=False,
     )
     return Batch(table=table, adversarial=bounds.adversarial)
 

@@ -51,7 +51,7 @@ def threshold_at_tpr(weights: np.ndarray, positive: np.ndarray, score: np.ndarra
 
 
 def augrc(weights: np.ndarray, positive: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Area under the generalized risk-coverage curve, through its identity with AUROC."""
+    """Area under the generalised risk-coverage curve, through its identity with AUROC."""
     failures = positive @ weights / weights.sum(axis=0)
     return (1 - auroc(weights, positive, score)) * failures * (1 - failures) + failures**2 / 2
 

@@ -1,7 +1,10 @@
 import os
+from pathlib import Path
 
 import pytest
 import torch
+
+from margincons.book.site import SITE
 
 torch.set_num_threads(1)  # pytest-xdist runs tests side by side
 
@@ -22,3 +25,12 @@ def absent():
         pytest.skip(what)
 
     return skip_or_fail
+
+
+@pytest.fixture(scope="session")
+def site(absent):
+    """The folder of the built book."""
+    html = Path(__file__).parents[1] / SITE
+    if not (html / "index.html").is_file():
+        absent("There is no built book in _build/html: run `make book`.")
+    return html

@@ -19,9 +19,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 
 from margincons import cli
 from margincons.data import load_images
+from margincons.detector import Detector
 from margincons.errors import (
     ChecksumError,
     ClassesError,
@@ -35,15 +37,18 @@ from margincons.errors import (
     MissingFileError,
     NoGradientError,
     NonFiniteLogitsError,
+    OtherNetworkError,
     PixelRangeError,
     RecordError,
     ShapeError,
+    TooFewImagesError,
     UnknownNameError,
     UnsupportedLayerError,
     UsageError,
 )
 from margincons.records import read_shard, write_shard
-from margincons.zoo import bundled
+from margincons.sealed import read_sealed, write_sealed
+from margincons.zoo import bundled, load_model
 
 ROOT = Path(__file__).parents[1]
 FAST = "robustbench/cifar10/Linf/Wong2020Fast"
@@ -62,6 +67,10 @@ class Through(nn.Module):
 def sound(classes=10, pixels=64):
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes))
+
+class Twice(nn.Sequential):
+    def forward(self, inputs):
+        return 2 * super().forward(inputs)
 
 def frozen(network, inputs):
     with torch.no_grad():
@@ -88,6 +97,7 @@ def detached(): return Through(lambda network, inputs: network(inputs).detach())
 def through_numpy(): return Through(lambda network, inputs: network(torch.from_numpy(inputs.numpy())))
 def in_place(): return Through(lambda network, inputs: network(inputs.sub_(0.5)))
 def smooth(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.GELU(), nn.Linear(16, 10))
+def doubled(): return Twice(*sound())
 def weights(): return sound().load_state_dict({})
 def stops(): raise SystemExit(3)
 def endless(): return endless()
@@ -231,6 +241,21 @@ def make_checkpoints():
     Path("nets.py").write_text(NETWORKS)
     Path("broken.py").write_text("def small(:\n")
     Path("a_file").write_text("kept")
+    make_detectors()
+
+
+def make_detectors():
+    network = load_model("nets.py:sound")
+    margins = np.linspace(0, 0.2, 40)
+    found = Detector.calibrate(network, load_images("digits", n=40).inputs, margins=margins, epsilon=0.1)
+    found.save("good.safetensors")
+    content = Path("good.safetensors").read_bytes()
+    Path("cut.safetensors").write_bytes(content[:-9])
+    Path("moved.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    save_file(network.state_dict(), "weights.safetensors")
+    about, tensors = read_sealed("good.safetensors", "detector", version=1)
+    write_sealed("later.safetensors", "detector", version=99, about=about, tensors=tensors)
+    write_sealed("lacking.safetensors", "detector", version=1, about={}, tensors=tensors)
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +301,15 @@ def report(record, *more):
     return ["report", record, "--epsilon", "0.1", *more]
 
 
+def detect(detector, *more, network="nets.py:sound"):
+    return ["detect", detector, network, "--data", "good.npz", *more]
+
+
+def calibrate(*more):
+    return ["calibrate", "digits/mlp", "--data", "digits", "--epsilon", "0.1", "--limit", "4", *more]
+
+
+RECORDED = ["--record", "digits/mlp/Linf/minimum_norm"]
 MEASURE = ["measure", "digits/mlp", "--data", "digits", "--limit", "4", "--effort", "fast"]
 BAD = [
     (of("sixteen.npz"), PixelRangeError, "Expected images in [0, 1], got [0, 16]; divide by 16."),
@@ -363,6 +397,40 @@ BAD = [
     (report("good.npz"), FileFormatError, "Expected good.npz to hold a shard of a record, got "),
     (report("data"), MissingFileError, "Expected a shard of a record at data/shard-*.parquet, found none"),
     (report("absent"), MissingFileError, "Expected a record at absent, found none"),
+    (detect("absent.safetensors"), MissingFileError, "Expected a detector at absent.safetensors, found none"),
+    (detect("a_file"), FileFormatError, "Expected a_file to hold a detector, got "),
+    (detect("pickled.npz"), FileFormatError, "Expected pickled.npz to hold a detector, got "),
+    (detect("weights.pt"), FileFormatError, "Expected weights.pt to hold a detector, got "),
+    (detect("weights.safetensors"), FileFormatError, "got safetensors of something else: weights?"),
+    (detect("cut.safetensors"), FileFormatError, "Expected cut.safetensors to hold a detector, got "),
+    (detect("moved.safetensors"), ChecksumError, "Expected moved.safetensors to have SHA-256 "),
+    (detect("later.safetensors"), FileFormatError, "a detector of version 1, got a detector of version 99; was it"),
+    (detect("lacking.safetensors"), FileFormatError, "to hold a whole detector, got KeyError: 'weights_sha256'."),
+    (
+        detect("good.safetensors", network="digits/mlp"),
+        OtherNetworkError,
+        "Expected the network that good.safetensors was calibrated on, got another: its weights have SHA-256 ",
+    ),
+    (
+        detect("good.safetensors", network="nets.py:doubled"),
+        OtherNetworkError,
+        "it has those weights, but its logits differ, by up to ",
+    ),
+    (detect("good.safetensors", "--data", "folders/damaged"), FileFormatError, "got cannot identify image file"),
+    (detect("good.safetensors", "--data", "folders/huge"), FileFormatError, "could be decompression bomb"),
+    (detect("good.safetensors", "--data", "models"), FileFormatError, "Expected models to hold pictures (.jpg, "),
+    (detect("good.safetensors", "--data", "colour.npz"), ShapeError, "to be (n, 1, 8, 8), as in the calibration, got "),
+    (detect("good.safetensors", "--data", "bytes.npz"), PixelRangeError, "; divide by 255."),
+    (detect("good.safetensors", "--data", "payload.npz"), FileFormatError, "got Python objects in x.npy: a pickle."),
+    (calibrate("--effort", "huge"), UnknownNameError, "Unknown effort of minimum_norm 'huge'"),
+    (calibrate("--attack", "pgd"), UsageError, "The attack 'pgd' needs epsilon; got epsilon=None."),
+    (calibrate(*RECORDED), TooFewImagesError, "Expected at least 9 brittle calibration images to promise a rate of"),
+    (calibrate(*RECORDED, "--score", "margin"), UnknownNameError, "Unknown score 'margin'; the nearest are: "),
+    (calibrate(*RECORDED, "--miss-rate", "10"), UsageError, "Expected a rate between 0 and 1, such as 0.1, got 10."),
+    (calibrate(*RECORDED, "--epsilon", "8"), UsageError, "did you mean 8/255?"),
+    (calibrate("--record", "digits/trades/Linf/minimum_norm"), RecordError, "digits/trades; got other weights."),
+    (calibrate("--record", "changed.parquet"), ChecksumError, "Expected changed.parquet to have SHA-256 "),
+    (calibrate("--split", "train"), UsageError, "Expected calibration images that the network was not trained on"),
 ]
 
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from margincons import intervals, metrics, weighted
 from margincons.errors import DegenerateError, ShapeError, UnknownNameError, UsageError
-from margincons.intervals import Estimate, estimate, paired_difference, share_difference
+from margincons.intervals import Estimate, estimate, over_seeds, paired_difference, share_difference
 
 NOT_SHARES = [name for name in metrics.STATISTICS if "accuracy" not in name]
 
@@ -230,3 +230,13 @@ def test_shares_are_of_flags_of_the_same_rows():
         share_difference([2, 0], [1, 0])
     with pytest.raises(UsageError, match=r"a level in \(0, 1\)"):
         share_difference([1, 0], [1, 0], level=95)
+
+
+def test_the_interval_over_seeds_is_students():
+    values = np.array([0.61, 0.64, 0.6, 0.66, 0.62])
+    found = over_seeds(values)
+    expected = stats.t.interval(0.95, 4, loc=values.mean(), scale=stats.sem(values))
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert (found.value, found.n, found.method) == (pytest.approx(0.626), 5, "Student's t over 5 seeds")
+    alone = over_seeds(np.array([0.5]))
+    assert (alone.value, alone.low, alone.high) == (0.5, -np.inf, np.inf)

@@ -3,13 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from margincons.consistency import consistency
 from margincons.detection import detection
 from margincons.errors import LeakageError, MarginError, RecordError
 from margincons.pseudo_margin import TARGETS
-from margincons.pseudo_margin_fits import PAPER_SIZE, designs, fit, judge, lesson, obtain_fits, over_seeds, scored
+from margincons.pseudo_margin_fits import PAPER_SIZE, designs, fit, judge, lesson, obtain_fits, scored
 from margincons.records import read_record, shipped_records
 
 OPTIONS = {"norm": "Linf", "attack": "minimum_norm", "effort": "exhaustive", "records": ""}
@@ -64,16 +63,6 @@ def test_no_grid_learns_from_test_images(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(MarginError, match="pseudo_margin/digits/mlp"):
         obtain_fits("digits/mlp", "digits", **QUICK)
-
-
-def test_the_interval_over_seeds_is_students():
-    values = pd.Series([0.61, 0.64, 0.6, 0.66, 0.62])
-    found = over_seeds(values)
-    expected = stats.t.interval(0.95, 4, loc=values.mean(), scale=stats.sem(values))
-    assert (found.low, found.high) == pytest.approx(expected)
-    assert (found.value, found.n, found.method) == (pytest.approx(0.626), 5, "Student's t over 5 seeds")
-    alone = over_seeds(pd.Series([0.5]))
-    assert (alone.value, alone.low, alone.high) == (0.5, -np.inf, np.inf)
 
 
 FITS = [name for name in shipped_records() if name.startswith("pseudo_margin/")]

@@ -157,6 +157,20 @@ def test_a_checksum_does_not_depend_on_how_arrow_cuts_the_rows_and_sees_every_ch
     assert len({whole, *map(records._digest, changed)}) == len(changed) + 1
 
 
+def test_a_column_of_lists_comes_back_and_a_change_inside_one_is_noticed(tmp_path):
+    table = pd.DataFrame({"index": [0, 1], "upper": [np.array([0.5, np.inf], dtype=np.float32), np.zeros(3)]})
+    table["upper"] = [column.astype(np.float32) for column in table["upper"]]
+    path = tmp_path / "shard-00000.parquet"
+    write_shard(path, table, SETTINGS, MADE)
+    back, _ = read_shard(path)
+    assert [column.tolist() for column in back["upper"]] == [[0.5, np.inf], [0, 0, 0]]
+    rows = pq.read_table(path)
+    rows = rows.set_column(1, "upper", pa.array([[0.5, np.inf], [0, 0, 1e-3]], pa.list_(pa.float32())))
+    pq.write_table(rows, path)
+    with pytest.raises(ChecksumError):
+        read_shard(path)
+
+
 def test_shards_of_other_columns_do_not_mix(tmp_path):
     write_shard(tmp_path / "shard-00000.parquet", small(), SETTINGS, MADE)
     write_shard(tmp_path / "shard-00001.parquet", small(3).assign(upper=["a", "b", "c"]), SETTINGS, MADE)

@@ -1,8 +1,6 @@
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -32,41 +30,6 @@ BRIGHTNESS = """() => ["backgroundColor", "color"].map(property => {
     const shade = getComputedStyle(document.body)[property].match(/[0-9.]+/g).slice(0, 3);
     return shade.reduce((sum, channel) => sum + Number(channel), 0) / 3;
 })"""
-
-
-class Links(HTMLParser):
-    """What a page names (its links and its parts) and what can be linked to in it."""
-
-    def __init__(self):
-        super().__init__()
-        self.targets, self.parts, self.anchors = [], [], set()
-
-    def handle_starttag(self, tag, attrs):
-        about = dict(attrs)
-        self.anchors |= {about[name] for name in ("id", "name") if about.get(name)}
-        if tag == "a" and about.get("href"):
-            self.targets.append(about["href"])
-        if tag in ("script", "img", "iframe", "source") and about.get("src"):
-            self.parts.append(about["src"])
-        if tag == "link" and "stylesheet" in about.get("rel", ""):
-            self.parts.append(about["href"])
-
-
-@pytest.fixture(scope="session")
-def site(absent):
-    if not (HTML / "index.html").is_file():
-        absent("There is no built book in _build/html: run `make book`.")
-    return HTML
-
-
-@pytest.fixture(scope="session")
-def links(site):
-    found = {}
-    for path in sorted(site.rglob("*.html")):
-        if not path.is_relative_to(site / "_static"):
-            found[path] = Links()
-            found[path].feed(path.read_text(encoding="utf-8"))
-    return found
 
 
 @pytest.fixture(scope="session")
@@ -158,25 +121,6 @@ def test_the_search_finds_a_known_word(visit):
     page = visit("search", query="?q=margin")
     page.locator("#search-results ul.search li a").first.wait_for()
     assert page.complaints == []
-
-
-def test_every_link_and_download_leads_somewhere(links):
-    broken = []
-    for path, page in links.items():
-        for target in page.targets + page.parts:
-            url = urlsplit(target)
-            if url.scheme:
-                continue
-            found = (path.parent / unquote(url.path)).resolve() if url.path else path
-            missing_anchor = url.fragment and found in links and unquote(url.fragment) not in links[found].anchors
-            if not found.is_file() or missing_anchor:
-                broken.append(f"{path.relative_to(HTML)}: {target}")
-    assert broken == []
-
-
-def test_no_page_is_made_of_parts_from_elsewhere(links):
-    outside = {part for page in links.values() for part in page.parts if urlsplit(part).scheme or part.startswith("//")}
-    assert outside == set()
 
 
 def test_the_site_holds_what_a_host_and_a_licence_ask_for(site):

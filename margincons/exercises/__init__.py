@@ -12,6 +12,12 @@ from margincons.exercises.attacks import (
     check_transfer_rate,
 )
 from margincons.exercises.evaluation import check_least_budget, check_robust_accuracies, check_robustness_margin
+from margincons.exercises.measuring import (
+    check_mean_excess,
+    check_nearest_on_segment,
+    check_seconds,
+    check_verdicts,
+)
 from margincons.exercises.paper import (
     check_auroc,
     check_average_precision,
@@ -50,16 +56,20 @@ __all__ = [
     "check_kendall_tau",
     "check_least_budget",
     "check_linear_bounds",
+    "check_mean_excess",
     "check_median_size",
+    "check_nearest_on_segment",
     "check_pgd",
     "check_project_l2",
     "check_radius_of_votes",
     "check_reordering",
     "check_robust_accuracies",
     "check_robustness_margin",
+    "check_seconds",
     "check_straight_through",
     "check_stretch_spread",
     "check_tau_of_records",
     "check_to_distance",
     "check_transfer_rate",
+    "check_verdicts",
 ]

@@ -51,7 +51,7 @@ def distil(
 ) -> nn.Module:
     """Train a teacher on labels, then a student on the teacher's probabilities, both at one temperature.
 
-    Source: Papernot et al., 2016, "Distillation as a defense", IEEE S&P, arXiv:1511.04508.
+    Source: Papernot et al., 2016, arXiv:1511.04508, section IV.
 
     Args:
         teacher: An untrained network; trained in place.

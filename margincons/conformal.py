@@ -1,0 +1,94 @@
+"""Split conformal thresholds: a rate that is promised on new images, from finitely many calibration images.
+
+Let b_1 .. b_m be the brittleness of the brittle calibration images, b_0 that of a new brittle image, all exchangeable.
+With k = floor(rate (m + 1)) and t the k-th smallest of b_1 .. b_m, the chance of b_0 < t is at most k / (m + 1). For
+b_0 < t leaves at most k - 1 of the others at or below b_0, so b_0 is among the k smallest of m + 1, ties counted
+against it, and each of the m + 1 is equally likely to be the new one.
+"""
+
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+
+from margincons.errors import DegenerateError, TooFewImagesError, UsageError
+
+
+def conformal_threshold(values: np.ndarray, rate: float, *, what: str = "calibration") -> float:
+    """The value that a new, exchangeable one falls short of with probability at most ``rate``.
+
+    Source: Vovk, Gammerman and Shafer, 2005, Algorithmic Learning in a Random World; split form, per class.
+
+    Args:
+        values: Calibration values (m,); infinite ones are values like any other.
+        rate: Promised probability of falling short, 0 < rate < 1.
+        what: Which images they are, for messages.
+
+    Returns:
+        The k-th smallest value, k = floor(rate (m + 1)).
+
+    Raises:
+        UsageError: If the rate is not between 0 and 1.
+        DegenerateError: If a value is NaN.
+        TooFewImagesError: If m < 1 / rate - 1: then only a threshold that flags every image could promise it.
+    """
+    values = np.asarray(values)
+    if missing := int(np.isnan(values).sum()):
+        raise DegenerateError("A threshold", f"{missing} of {len(values)} {what} scores are NaN")
+    rank = conformal_rank(len(values), rate)
+    if rank == 0:
+        raise TooFewImagesError(what, len(values), images_needed(rate), rate)
+    return float(np.partition(values, rank - 1)[rank - 1])
+
+
+def conformal_rank(m: int, rate: float) -> int:
+    """Rank k = floor(rate (m + 1)) of the threshold among m values; 0 where m values cannot promise that rate.
+
+    The rate is read as the decimal it prints as: 0.29 of 100 is 29, which binary fractions miss.
+
+    Raises:
+        UsageError: If the rate is not between 0 and 1.
+    """
+    return int(_exact(rate) * (m + 1))
+
+
+def images_needed(rate: float) -> int:
+    """Least number of calibration images of a class that can promise a rate: 1 / rate - 1, rounded up."""
+    return -int(-1 / _exact(rate) // 1) - 1
+
+
+def split_rates(
+    positive: np.ndarray, values: np.ndarray, *, rate: float, splits: int = 200, seed: int = 0
+) -> pd.DataFrame:
+    """What a threshold keeps of its promise: calibrate on a random half of the images, count on the other, many times.
+
+    The splits are drawn independently of each other, so the standard error of their mean is their standard deviation
+    over the root of their number, as an estimate of the mean over all splits of these images. Every split is
+    exchangeable, so that mean is at most ``rate`` whatever the images are. About other images it says no more than
+    that they are exchangeable with these: the splits share one sample.
+
+    Args:
+        positive: Whether an image belongs to the class that the threshold is for (n,).
+        values: One value per image (n,); a positive one that falls short is an error.
+        rate: Promised rate of errors.
+        splits: Number of random halves.
+        seed: Fixes them.
+
+    Returns:
+        One row per split: "calibration" and "judged", the positives in either half, and "rate", the share of the judged
+        ones that fall short. Splits with too few positives to calibrate, or none to judge, are left out.
+    """
+    draw, rows = np.random.default_rng(seed), []
+    for _ in range(splits):
+        half = draw.permutation(len(values)) < len(values) // 2
+        known, new = values[half & positive], values[~half & positive]
+        if conformal_rank(len(known), rate) and len(new):
+            short = (new < conformal_threshold(known, rate)).mean()
+            rows.append({"calibration": len(known), "judged": len(new), "rate": short})
+    return pd.DataFrame(rows, columns=["calibration", "judged", "rate"])
+
+
+def _exact(rate: float) -> Fraction:
+    if not 0 < rate < 1:
+        raise UsageError(f"Expected a rate between 0 and 1, such as 0.1, got {rate:g}.")
+    return Fraction(str(rate))

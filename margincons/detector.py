@@ -1,0 +1,197 @@
+"""The detector: a network, a score and calibrated thresholds; images in, one decision per image out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from margincons.classifier import Classifier, Outputs
+from margincons.decoding import Decoded
+from margincons.detector_files import read_detector, write_detector
+from margincons.errors import ShapeError
+from margincons.onnx_export import export_onnx
+from margincons.pseudo_margin import PseudoMargin
+from margincons.scorer import Scorer, make_scorer
+from margincons.threat import ThreatModel, check_images
+from margincons.thresholds import Thresholds, calibrate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decisions:
+    """What a detector says of images, one entry each, from one forward pass."""
+
+    predicted: Tensor  # (n,), class
+    scores: Tensor  # (n,), in the score's own units
+    flagged: Tensor  # (n,), bool: not vouched for
+    brittle: Tensor  # (n,), bool: called brittle; all that are flagged where no false-alarm rate is promised
+
+    @property
+    def robust(self) -> Tensor:
+        """Not flagged (n,)."""
+        return ~self.flagged
+
+    @property
+    def undecided(self) -> Tensor:
+        """Flagged, and not called brittle (n,)."""
+        return self.flagged & ~self.brittle
+
+    @property
+    def names(self) -> list[str]:
+        """The decision on each image: "brittle", "robust" or "undecided"."""
+        codes = torch.stack([self.robust, self.brittle, self.undecided]).int().argmax(dim=0)
+        return [("robust", "brittle", "undecided")[code] for code in codes.reshape(-1).tolist()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detector:
+    """Flags images whose decision is brittle, that is whose input margin is at most epsilon.
+
+    Made by `Detector.calibrate`. A brittle image that is exchangeable with those of the calibration goes unflagged with
+    probability at most the miss rate. Brittle is meant as it was measured: where calibration margins are an attack's
+    upper bounds, the promise is about images that this attack would turn.
+    """
+
+    classifier: Classifier
+    scorer: Scorer
+    thresholds: Thresholds
+    norm: str  # of the margins, and of the feature margin
+    image_shape: tuple[int, int, int]
+
+    @classmethod
+    def calibrate(
+        cls,
+        model: nn.Module,
+        inputs: Tensor | Decoded,
+        *,
+        margins: Tensor | np.ndarray,
+        epsilon: float,
+        miss_rate: float = 0.1,
+        false_alarm_rate: float | None = None,
+        score: str | PseudoMargin = "logit_margin",
+        norm: str = "Linf",
+        batch_size: int = 256,
+    ) -> "Detector":
+        """Choose thresholds on images whose margins are known, so that rates are promised on new ones.
+
+        Source: Ngnawe et al., 2024, arXiv:2406.18451, for the score; `margincons.conformal` for the promise.
+
+        Args:
+            model: Maps images (n, c, h, w) in [0, 1] to logits (n, k).
+            inputs: Calibration images (n, c, h, w): neither trained on nor used to fit the score.
+            margins: Their input margins (n,): exact, or an attack's upper bounds, infinite where it found nothing.
+            epsilon: Brittle means a margin <= epsilon, on the [0, 1] pixel scale.
+            miss_rate: Promised share of brittle images that go unflagged; m brittle images can promise 1 / (m + 1).
+            false_alarm_rate: Promised share of robust images that `decide` calls brittle; None promises none, and
+                calls brittle whatever is flagged.
+            score: A name of `margincons.scores.SCORES`, or a fitted pseudo-margin.
+            norm: Norm of the margins: "Linf", "L2" or "L1".
+            batch_size: Images per forward pass.
+
+        Raises:
+            ShapeError: If there is not one margin per image.
+            UsageError: If a rate or epsilon cannot be meant, or a margin is negative.
+            DegenerateError: If a margin or a calibration score is NaN.
+            TooFewImagesError: If there are too few brittle, or robust, images for their rate.
+            UnknownNameError: If a norm or a score does not exist.
+            NoHeadError: If the score needs the last linear layer and the network has none.
+        """
+        ThreatModel(norm=norm, epsilon=epsilon)  # refuses 8 for 8/255
+        classifier = Classifier(model, inputs[:8])
+        scorer = make_scorer(score, classifier, norm=norm)
+        parts = (inputs[start : start + batch_size] for start in range(0, len(inputs), batch_size))
+        scores = torch.cat([scorer(_outputs(classifier, scorer, part)) for part in parts])
+        thresholds = calibrate(
+            scores.cpu().numpy(),
+            margins.cpu().numpy() if isinstance(margins, Tensor) else margins,
+            sign=scorer.sign,
+            epsilon=epsilon,
+            miss_rate=miss_rate,
+            false_alarm_rate=false_alarm_rate,
+        )
+        shape = tuple(inputs[:1].shape[1:])
+        return cls(classifier=classifier, scorer=scorer, thresholds=thresholds, norm=norm, image_shape=shape)
+
+    def __call__(self, images: Tensor, *, batch_size: int = 256) -> Tensor:
+        """Flag images (n, c, h, w), bool (n,); or one image (c, h, w), one bool.
+
+        An image whose score is NaN is flagged: nothing vouches for its decision.
+
+        Raises:
+            PixelRangeError: If a pixel leaves [0, 1].
+            ShapeError: If the images are not shaped as those of the calibration.
+        """
+        return self.thresholds.flagged(self.scores(images, batch_size=batch_size))
+
+    @torch.no_grad()
+    def scores(self, images: Tensor, *, batch_size: int = 256) -> Tensor:
+        """Scores (n,) in their own units; images and errors as in a call."""
+        parts = [self.scorer(part) for part in self._passed(images, batch_size)]
+        scores = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return scores[0] if images.dim() == 3 else scores
+
+    @torch.no_grad()
+    def decide(self, images: Tensor, *, batch_size: int = 256) -> Decisions:
+        """Call images "robust", "brittle" or "undecided"; images and errors as in a call.
+
+        Robust are those that are not flagged; brittle are flagged ones beyond the second threshold, too. Where the two
+        thresholds cross, because the score separates better than was asked for, nothing is undecided, and both
+        promises hold.
+        """
+        parts = [(part.predicted, self.scorer(part)) for part in self._passed(images, batch_size)]
+        predicted, scores = (torch.cat(column) for column in zip(*parts, strict=True))
+        columns = predicted, scores, self.thresholds.flagged(scores), self.thresholds.brittle(scores)
+        predicted, scores, flagged, brittle = (column[0] if images.dim() == 3 else column for column in columns)
+        return Decisions(predicted=predicted, scores=scores, flagged=flagged, brittle=brittle)
+
+    def save(self, path: str | Path) -> None:
+        """Write the detector, without its network, as one safetensors file bound to the network's weights."""
+        write_detector(
+            path, self.classifier, self.scorer, self.thresholds, norm=self.norm, image_shape=self.image_shape
+        )
+
+    @classmethod
+    def load(cls, path: str | Path, model: nn.Module) -> "Detector":
+        """Read a detector and bind it to its network; nothing in the file is executed.
+
+        Args:
+            path: Of the file that `save` wrote.
+            model: The network that was calibrated: the same weights, and the same logits on a probe.
+
+        Raises:
+            OtherNetworkError: If the weights or the logits are others.
+            MissingFileError: If there is no such file.
+            FileFormatError: If it holds something else, or was written by a version that is not known.
+            ChecksumError: If its content has changed.
+        """
+        return cls(**read_detector(path, model))
+
+    def export_onnx(self, path: str | Path) -> None:
+        """Write network and detector as one graph, images in, logits and decisions out; see `margincons.onnx_export`.
+
+        Raises:
+            MissingExtraError: If the extra ``onnx`` is not installed.
+            ExportError: If the network cannot be exported.
+        """
+        export_onnx(path, self.classifier, self.scorer, self.thresholds, image_shape=self.image_shape)
+
+    def _passed(self, images: Tensor, batch_size: int) -> Iterator[Outputs]:
+        batch = images[None] if isinstance(images, Tensor) and images.dim() == 3 else images
+        check_images(batch)
+        if tuple(batch.shape[1:]) != self.image_shape:
+            expected = f"(n, {', '.join(map(str, self.image_shape))}), as in the calibration"
+            raise ShapeError("images", expected, tuple(batch.shape))
+        return (_outputs(self.classifier, self.scorer, part) for part in batch.split(batch_size))
+
+
+@torch.no_grad()
+def _outputs(classifier: Classifier, scorer: Scorer, part: Tensor) -> Outputs:
+    """One batch through the network, without hooks where the logits are all that the score reads."""
+    part = part.to(classifier.device)
+    if classifier.model.training:
+        classifier.model.eval()
+    if scorer.needs_features:
+        return classifier.pass_through(part)
+    return Outputs(logits=classifier.model(part), features=None)

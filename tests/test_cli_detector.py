@@ -1,0 +1,39 @@
+"""The commands of the detector, from images to a table."""
+
+import pandas as pd
+import pytest
+
+from margincons.cli import main
+
+CALIBRATE = ["calibrate", "digits/trades", "--data", "digits", "--epsilon", "0.1", "--miss-rate", "0.2"]
+
+
+@pytest.fixture(autouse=True)
+def _somewhere_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_calibrate_measures_and_writes_a_detector_that_detect_runs(tmp_path, capsys):
+    measured = [*CALIBRATE, "--effort", "fast", "--limit", "60", "--out", "new/d.safetensors", "--device", "cpu"]
+    assert main(measured) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("new/d.safetensors: flags scores <= ")
+    assert "at most 20% of the brittle images pass (calibrated on " in out
+    assert (tmp_path / "runs/digits/trades/Linf/minimum_norm/shard-00000.parquet").exists()
+    assert main(["detect", "new/d.safetensors", "digits/trades", "--data", "digits", "--limit", "30"]) == 0
+    out = capsys.readouterr().out
+    table = pd.read_csv("runs/detect/detected.csv")
+    counts = table["decision"].value_counts()
+    assert out == (
+        f"runs/detect/detected.csv: 30 images, {', '.join(f'{n} {name}' for name, n in counts.items())}; "
+        "the most brittle in runs/detect/most_brittle.png\n"
+    )
+    assert (tmp_path / "runs/detect/most_brittle.png").exists()
+
+
+def test_a_record_and_a_false_alarm_rate_make_three_decisions(capsys):
+    record = ["--record", "digits/trades/Linf/minimum_norm", "--false-alarm-rate", "0.1"]
+    assert main([*CALIBRATE, *record, "--out", "d.safetensors", "--score", "entropy"]) == 0
+    assert "calls brittle at most 10% of the robust ones" in capsys.readouterr().out
+    assert main(["detect", "d.safetensors", "digits/trades", "--data", "digits", "--out", "here", "--worst", "3"]) == 0
+    assert set(pd.read_csv("here/detected.csv")["decision"]) == {"brittle", "robust", "undecided"}
