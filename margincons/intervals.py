@@ -231,4 +231,4 @@ def look_up(statistic: str | Callable[..., float]) -> tuple[Callable, Callable]:
 
 
 def _without_zero(number: str) -> str:
-    return number.replace("0.", ".", 1) if number.lstrip("-").startswith("0.") else number
+    return number.replace("0.", ".", 1) if number.lstrip("+-").startswith("0.") else number

@@ -73,7 +73,7 @@ def test_tables_by_network_mark_what_is_told_apart_and_leave_gaps_blank(table):
     assert told.loc["gradient_norm", "one"].endswith(" ▲")
     assert told.loc["energy", "one"].endswith(" ▼")
     assert told.loc["energy", "two"] == ""
-    assert told.loc["logit_margin", "one"] == "+0.000 [+0.000, +0.000]"
+    assert told.loc["logit_margin", "one"] == "+.000 [+.000, +.000]"
     assert values(networks, statistic="tau").loc["gradient_norm", "two"] == str(found.loc["gradient_norm", "tau"])
     counts = verdicts(networks)
     assert counts["networks"].to_dict() == {"logit_margin": 2, "gradient_norm": 2, "energy": 1}
