@@ -25,7 +25,7 @@ def check_flag_threshold(student: Function) -> None:
             "all images were ranked; the promise is about the brittle ones, so rank only those": lambda s, b, r: (
                 np.sort(s)[::-1][int(r * (len(s) + 1)) - 1]
             ),
-            "this is one rank too far: with k = floor(rate (m + 1)), the k-th largest is flagged, too": lambda s, b, r: (
+            "this is one rank too far: of k = floor(rate (m + 1)), the k-th largest is flagged too": lambda s, b, r: (
                 falling(s, b)[int(r * (b.sum() + 1))]
             ),
             "this flags the smallest margins only; a miss is a brittle image whose margin is large": lambda s, b, r: (
