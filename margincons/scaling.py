@@ -163,8 +163,9 @@ def curve_gap(
     order = np.argsort(where, kind="stable")
     rows = np.tile(np.flatnonzero(correct), 2)[order]
     sides = np.repeat([1, -1], correct.sum())[order]
-    ends = np.flatnonzero(np.append(np.diff(where[order]) > 0, True))  # the curves are compared between their steps
-    radii = where[order][ends]
+    radii = where[order]
+    ends = np.flatnonzero(np.append(radii[1:] > radii[:-1], True))  # the curves are compared between their steps
+    radii = radii[ends]
     rng, n = np.random.default_rng(seed), len(table)
     draws = [np.ones(n), *(np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(replicates))]
     reaches, largest, places = [], [], []
@@ -174,10 +175,9 @@ def curve_gap(
         reaches.append(radii[beyond.argmax()] if beyond.any() else np.inf)
         places.append(radii[difference.argmax()])
         largest.append(difference.max())
-    ends = [(1 - level) / 2, (1 + level) / 2]
 
     def estimate(values: list[float]) -> Estimate:
-        low, high = np.quantile(values[1:], ends, method="inverted_cdf")
+        low, high = np.quantile(values[1:], [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
         method = f"bootstrap, {replicates} replicates"
         return Estimate(value=float(values[0]), low=float(low), high=float(high), level=level, n=n, method=method)
 

@@ -85,6 +85,12 @@ WRONG = {
         ("precision[found].mean()", "brittle.mean()", "share of brittle"),
         ("precision[found].mean()", "precision[found].sum() / len(found)", "that of the brittle ones"),
     ],
+    "check_tail_exponent": [
+        ("ordered[k] /", "ordered[k - 1] /", "margin after the k least"),
+        ("k / np.log(ordered[k] / ordered[:k]).sum()", "np.log(ordered[k] / ordered[:k]).mean()", "one over it"),
+        ("np.log(", "np.log10(", "base 10"),
+        ("np.sort(margins)", "margins", "sort them first"),
+    ],
     "check_stretch_spread": [
         ("np.log", "", "logarithm is missing"),
         ("feature_distances / input_margins", "feature_distances", "divide them"),

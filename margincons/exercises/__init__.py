@@ -33,6 +33,7 @@ from margincons.exercises.pitfalls import (
     check_median_size,
     check_straight_through,
 )
+from margincons.exercises.practice import check_tail_exponent
 from margincons.exercises.records import (
     check_class_thresholds,
     check_corrected_share,
@@ -69,6 +70,7 @@ __all__ = [
     "check_seconds",
     "check_straight_through",
     "check_stretch_spread",
+    "check_tail_exponent",
     "check_tau_of_records",
     "check_to_distance",
     "check_transfer_rate",
