@@ -23,9 +23,9 @@ def check_tail_exponent(student: Function) -> None:
             "the cut is the margin after the k least, not the largest of them": lambda m, k: (
                 k / np.log(ratios(m, k, k - 1)).sum()
             ),
-            "this is the mean logarithm itself; the exponent is one over it": lambda m, k: (
-                np.log(ratios(m, k, k)).mean()
-            ),
+            "this is the mean logarithm itself; the exponent is one over it": lambda m, k: np.log(
+                ratios(m, k, k)
+            ).mean(),
             "the logarithm is to the base 10": lambda m, k: k / np.log10(ratios(m, k, k)).sum(),
             "the first k margins were taken; sort them first": lambda m, k: k / np.log(m[k] / m[:k]).sum(),
             "the ratios are averaged before the logarithm is taken": lambda m, k: 1 / np.log(ratios(m, k, k).mean()),
