@@ -10,6 +10,7 @@ import jupytext
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch.testing import assert_close
 
 from margincons import exercises
@@ -92,6 +93,22 @@ def test_a_check_rejects_a_usual_mistake_and_says_what_it_is(name, right, wrong,
     assert right in task.solution
     with pytest.raises(WrongAnswerError, match=told):
         run(task, task.solution.replace(right, wrong))
+
+
+PARTS = ("Evaluating robustness", "The paper", "Measuring margins")
+TOC = yaml.safe_load((NOTEBOOKS.parent / "_toc.yml").read_text())["parts"]
+TAUGHT = [Path(page["file"]).name for part in TOC if part["caption"] in PARTS for page in part["chapters"]]
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_a_page_ends_with_three_to_five_exercises_each_solved_and_one_checked(name):
+    section = (NOTEBOOKS / f"{name}.md").read_text(encoding="utf-8").partition("\n## Exercises\n")[2]
+    first, *tasks = re.split(r"^(?=\d\. )", section, flags=re.MULTILINE)
+    assert first.strip() == ""
+    assert [int(task[0]) for task in tasks] == list(range(1, len(tasks) + 1))
+    assert 3 <= len(tasks) <= 5
+    assert [task.splitlines()[0] for task in tasks if "{dropdown}" not in task and "hide-cell" not in task] == []
+    assert CALL.search(section)
 
 
 CASE = {"first": torch.tensor([1.0, 2.0]), "second": 3.0}

@@ -50,6 +50,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "per_class",
         "geometry",
         "accuracy_curve",
+        "scaling",
         "transfer",
         "labelled_margins",
         "robust_accuracy",

@@ -85,6 +85,12 @@ WRONG = {
         ("precision[found].mean()", "brittle.mean()", "share of brittle"),
         ("precision[found].mean()", "precision[found].sum() / len(found)", "that of the brittle ones"),
     ],
+    "check_tail_exponent": [
+        ("ordered[k] /", "ordered[k - 1] /", "margin after the k least"),
+        ("k / np.log(ordered[k] / ordered[:k]).sum()", "np.log(ordered[k] / ordered[:k]).mean()", "one over it"),
+        ("np.log(", "np.log10(", "base 10"),
+        ("np.sort(margins)", "margins", "sort them first"),
+    ],
     "check_stretch_spread": [
         ("np.log", "", "logarithm is missing"),
         ("feature_distances / input_margins", "feature_distances", "divide them"),
@@ -222,5 +228,18 @@ WRONG |= {  # of measuring margins
             "each other's",
         ),
         ("/ (1000 * teraflop_per_second)", "* teraflop_per_second / 1000", "divided by the rate"),
+    ],
+    "check_flag_threshold": [
+        ("logit_margins[brittle]", "logit_margins", "rank only those"),
+        ("[rank - 1]", "[rank]", "one rank too far"),
+        ("[::-1]", "", "smallest margins only"),
+        ("falling[rank - 1]", "np.quantile(falling, 1 - miss_rate)", "forgets the new image"),
+        ("len(falling) + 1", "len(falling)", "forgets the new image|wrong|one rank"),
+    ],
+    "check_confident_rank": [
+        (">= confidence", ">= 1 - confidence", "with the probability 1 - confidence"),
+        ("m + 1 - k)", "m + 1)", "second parameter"),
+        ("beta(k, m + 1 - k)", "beta(m + 1 - k, k)", "exchanged"),
+        ("max(kept, default=0)", "int(miss_rate * (m + 1))", "half of all calibrations"),
     ],
 }

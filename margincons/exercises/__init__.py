@@ -11,6 +11,7 @@ from margincons.exercises.attacks import (
     check_project_l2,
     check_transfer_rate,
 )
+from margincons.exercises.deployment import check_confident_rank, check_flag_threshold
 from margincons.exercises.evaluation import check_least_budget, check_robust_accuracies, check_robustness_margin
 from margincons.exercises.measuring import (
     check_mean_excess,
@@ -32,6 +33,7 @@ from margincons.exercises.pitfalls import (
     check_median_size,
     check_straight_through,
 )
+from margincons.exercises.practice import check_tail_exponent
 from margincons.exercises.records import (
     check_class_thresholds,
     check_corrected_share,
@@ -46,11 +48,13 @@ __all__ = [
     "check_auroc",
     "check_average_precision",
     "check_class_thresholds",
+    "check_confident_rank",
     "check_corrected_share",
     "check_disagreements",
     "check_false_alarms",
     "check_feature_margin",
     "check_fgsm",
+    "check_flag_threshold",
     "check_images_needed",
     "check_is_adversarial",
     "check_kendall_tau",
@@ -68,6 +72,7 @@ __all__ = [
     "check_seconds",
     "check_straight_through",
     "check_stretch_spread",
+    "check_tail_exponent",
     "check_tau_of_records",
     "check_to_distance",
     "check_transfer_rate",
