@@ -53,7 +53,8 @@ def score_values(
     """
     shifts = 0.6 * ((np.arange(len(found)) + 0.5) / len(found) - 0.5)
     for shift, (model_id, table) in zip(shifts, found.items(), strict=True):
-        style = {key: value for key, value in model_style(model_id).items() if key != "linestyle"}
+        style = model_style(model_id)
+        style["mfc"] = style["color"] if style.pop("linestyle") == "-" else "white"  # colours and markers come again
         has = [place for place, score in enumerate(scores) if score in table.index]
         value = [table.loc[scores[place], statistic].value for place in has]
         axes.plot(value, np.array(has) + shift, ls="", ms=4.5, label=short_name(model_id), **style)

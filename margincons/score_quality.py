@@ -18,7 +18,7 @@ SPOKEN = {
     "crown_radius": "CROWN radius",
     "pseudo_margin": "pseudo-margin",
     "first_order_margin": "first-order margin",
-    "first_order_runner_up": "first-order, runner-up only",
+    "first_order_runner_up": "first-order, one rival",
     "fast_attack": "short attack",
 }
 MARKS = {"better": " ▲", "worse": " ▼", "not told apart": ""}

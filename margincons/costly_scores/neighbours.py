@@ -10,7 +10,7 @@ from margincons.errors import UsageError
 def neighbour_distance(features: Tensor, known: Tensor, *, k: int = 5) -> Tensor:
     """Distance to the k-th nearest known image, all features scaled to unit length.
 
-    Source: Sun et al., 2022, "Out-of-distribution detection with deep nearest neighbors", ICML, arXiv:2204.06507.
+    Source: Sun et al., 2022, ICML, arXiv:2204.06507.
 
     Args:
         features: Of the images to score, (n, d).
