@@ -56,10 +56,10 @@ EFFORTS = {
         settle=(_SETTLE,),
     ),
     "fine": Effort(
-        rivals=6,
+        rivals=7,
         gap_ratio=4,
-        explore=Descent(steps=6, slack=0.28, **_EXPLORE),
-        settle=(Descent(steps=24, opening=4, lengths=(2.0, 0.06), momentum=(0.05, 0.8)),),
+        explore=Descent(steps=6, slack=0.3, decay=0.8, **_EXPLORE),
+        settle=(Descent(steps=23, opening=8, lengths=(2.0, 0.06), momentum=(0.05, 0.9)),),
         small=Effort(
             rivals=9,
             gap_ratio=6,
