@@ -1,5 +1,6 @@
 """A uniform view of any network: logits, features, and the last linear layer that joins them."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,8 +74,8 @@ class Classifier:
     @property
     def device(self) -> torch.device:
         """Device of the first parameter or buffer; the CPU for a network that has none."""
-        tensors = (*self.model.parameters(), *self.model.buffers())
-        return tensors[0].device if tensors else torch.device("cpu")
+        first = next(itertools.chain(self.model.parameters(), self.model.buffers()), None)
+        return torch.device("cpu") if first is None else first.device
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, *, batch_size: int = 256) -> Outputs:

@@ -107,11 +107,21 @@ def _measure(options: argparse.Namespace) -> None:
 
 
 def _price(options: argparse.Namespace) -> None:
-    from margincons.costs import price
+    from margincons.costs import duration, price
+    from margincons.measure import record_folder
 
     given = ("norm", "attack", "effort", "epsilon", "split", "limit", "batch_size", "device", "download")
     for model_id in options.models:
-        print(f"{model_id}: {price(model_id, options.data, **{name: getattr(options, name) for name in given})}")
+        out = record_folder(
+            options.out, model_id, options.norm, options.attack, options.certificate, split=options.split
+        )
+        cost = price(model_id, options.data, **{name: getattr(options, name) for name in given}, out=out)
+        print(f"{model_id}: {cost}")
+        if options.certificate == "exact":
+            most = duration(cost.images * options.time_limit)
+            print(f"{model_id}: exact margins take {options.time_limit:g} s an image at most, {most} in all")
+        elif options.certificate:
+            print(f"{model_id}: lower bounds by {options.certificate} come on top and are not priced")
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -58,7 +58,13 @@ def images_needed(rate: float) -> int:
 
 
 def split_rates(
-    positive: np.ndarray, values: np.ndarray, *, rate: float, splits: int = 200, seed: int = 0
+    positive: np.ndarray,
+    values: np.ndarray,
+    *,
+    rate: float,
+    shifted: tuple[np.ndarray, np.ndarray] | None = None,
+    splits: int = 200,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """What a threshold keeps of its promise: calibrate on a random half of the images, count on the other, many times.
 
@@ -71,6 +77,8 @@ def split_rates(
         positive: Whether an image belongs to the class that the threshold is for (n,).
         values: One value per image (n,); a positive one that falls short is an error.
         rate: Promised rate of errors.
+        shifted: ``positive`` and ``values`` of the same images after a change, to judge on in place of the images as
+            they were calibrated on; then nothing is promised.
         splits: Number of random halves.
         seed: Fixes them.
 
@@ -78,10 +86,11 @@ def split_rates(
         One row per split: "calibration" and "judged", the positives in either half, and "rate", the share of the judged
         ones that fall short. Splits with too few positives to calibrate, or none to judge, are left out.
     """
+    new_positive, new_values = (positive, values) if shifted is None else shifted
     draw, rows = np.random.default_rng(seed), []
     for _ in range(splits):
         half = draw.permutation(len(values)) < len(values) // 2
-        known, new = values[half & positive], values[~half & positive]
+        known, new = values[half & positive], new_values[~half & new_positive]
         if conformal_rank(len(known), rate) and len(new):
             short = (new < conformal_threshold(known, rate)).mean()
             rows.append({"calibration": len(known), "judged": len(new), "rate": short})

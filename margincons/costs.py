@@ -7,6 +7,7 @@ convolutions and matrix products; everything else is left out, and so is an atta
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from margincons.devices import choose_device
 from margincons.errors import UnknownNameError
 from margincons.margins import FIXED_BUDGET, MINIMUM_NORM, input_margins
 from margincons.measure import BATCH_SIZE, check_attack, check_sizes
-from margincons.records import read_record
+from margincons.records import read_record, rows_in
 from margincons.zoo import load_model
 
 PEAK_RATES = {  # FLOP/s in fp32 by the vendor's data sheets; a network reaches a part of it
@@ -203,8 +204,9 @@ def price(
     batch_size: int | str = "auto",
     device: str = "auto",
     download: bool = False,
+    out: str | Path | None = None,
 ) -> Cost:
-    """Check a run as `margincons.measure` does and price it, without measuring anything.
+    """Check a run as `margincons.measure` does and price what is left of it, without measuring anything.
 
     Args:
         model_id: What `load_model` takes.
@@ -218,6 +220,8 @@ def price(
         batch_size: Images per batch, or "auto".
         device: "cpu", "cuda", or "auto".
         download: Whether checkpoints and data sets may be downloaded.
+        out: Folder of the record, whose finished images cost nothing more; None prices the whole run. Whether they
+            are of the same measurement is for `margincons.measure` to say.
 
     Raises:
         MarginError: Whatever `margincons.measure` would raise before work.
@@ -230,7 +234,8 @@ def price(
     classifier = Classifier(load_model(model_id, download=download).to(device), images.inputs[:2])
     warn_before_work(classifier, images, {"batch_size": size, "epsilon": epsilon})
     inputs = images.inputs[:size].to(device)
-    return predict(classifier.model, inputs, images=len(images), attack=attack, effort=effort, norm=norm)
+    left = max(0, len(images) - (rows_in(out) if out is not None else 0))
+    return predict(classifier.model, inputs, images=left, attack=attack, effort=effort, norm=norm)
 
 
 def duration(seconds: float) -> str:

@@ -100,8 +100,7 @@ class Detector:
         ThreatModel(norm=norm, epsilon=epsilon)  # refuses 8 for 8/255
         classifier = Classifier(model, inputs[:8])
         scorer = make_scorer(score, classifier, norm=norm)
-        parts = (inputs[start : start + batch_size] for start in range(0, len(inputs), batch_size))
-        scores = torch.cat([scorer(_outputs(classifier, scorer, part)) for part in parts])
+        scores = scorer(_pass(classifier, scorer, inputs, batch_size))
         thresholds = calibrate(
             scores.cpu().numpy(),
             margins.cpu().numpy() if isinstance(margins, Tensor) else margins,
@@ -122,11 +121,13 @@ class Detector:
             PixelRangeError: If a pixel leaves [0, 1].
             ShapeError: If the images are not shaped as those of the calibration.
         """
-        return self.decide(images, batch_size=batch_size).flagged
+        return self.thresholds.flagged(self.scores(images, batch_size=batch_size))
 
+    @torch.no_grad()
     def scores(self, images: Tensor, *, batch_size: int = 256) -> Tensor:
         """Scores (n,) in their own units; images and errors as in a call."""
-        return self.decide(images, batch_size=batch_size).scores
+        scores = self.scorer(self._passed(images, batch_size))
+        return scores[0] if images.dim() == 3 else scores
 
     @torch.no_grad()
     def decide(self, images: Tensor, *, batch_size: int = 256) -> Decisions:
@@ -136,11 +137,9 @@ class Detector:
         thresholds cross, because the score separates better than was asked for, nothing is undecided, and both
         promises hold.
         """
-        batch = self._checked(images)
-        parts = [_outputs(self.classifier, self.scorer, part) for part in batch.split(batch_size)]
-        scores = torch.cat([self.scorer(part) for part in parts])
-        columns = [torch.cat([part.predicted for part in parts]), scores]
-        columns += [self.thresholds.flagged(scores), self.thresholds.brittle(scores)]
+        outputs = self._passed(images, batch_size)
+        scores = self.scorer(outputs)
+        columns = outputs.predicted, scores, self.thresholds.flagged(scores), self.thresholds.brittle(scores)
         predicted, scores, flagged, brittle = (column[0] if images.dim() == 3 else column for column in columns)
         return Decisions(predicted=predicted, scores=scores, flagged=flagged, brittle=brittle)
 
@@ -175,21 +174,28 @@ class Detector:
         """
         export_onnx(path, self.classifier, self.scorer, self.thresholds, image_shape=self.image_shape)
 
-    def _checked(self, images: Tensor) -> Tensor:
+    def _passed(self, images: Tensor, batch_size: int) -> Outputs:
         batch = images[None] if isinstance(images, Tensor) and images.dim() == 3 else images
         check_images(batch)
         if tuple(batch.shape[1:]) != self.image_shape:
             expected = f"(n, {', '.join(map(str, self.image_shape))}), as in the calibration"
             raise ShapeError("images", expected, tuple(batch.shape))
-        return batch
+        return _pass(self.classifier, self.scorer, batch, batch_size)
 
 
 @torch.no_grad()
-def _outputs(classifier: Classifier, scorer: Scorer, part: Tensor) -> Outputs:
-    """One batch through the network, without hooks where the logits are all that the score reads."""
-    part = part.to(classifier.device)
+def _pass(classifier: Classifier, scorer: Scorer, inputs: Tensor | Decoded, batch_size: int) -> Outputs:
+    """Images through the network in batches, without hooks where the logits are all that the score reads."""
+    device = classifier.device
     if classifier.model.training:
         classifier.model.eval()
-    if scorer.needs_features:
-        return classifier.pass_through(part)
-    return Outputs(logits=classifier.model(part), features=None)
+    parts = (inputs[start : start + batch_size].to(device) for start in range(0, len(inputs), batch_size))
+    if not scorer.needs_features:
+        return Outputs(logits=_joined([classifier.model(part) for part in parts]), features=None)
+    outputs = [classifier.pass_through(part) for part in parts]
+    logits, features = ([getattr(one, name) for one in outputs] for name in ("logits", "features"))
+    return Outputs(logits=_joined(logits), features=_joined(features))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -67,8 +67,8 @@ def estimate(
         UnknownNameError: If there is no such statistic.
         UsageError: If ``level`` or ``replicates`` cannot be meant.
     """
-    point, replicate = _look_up(statistic)
-    _check_bootstrap(replicates, level)
+    point, replicate = look_up(statistic)
+    check_bootstrap(replicates, level)
     value = point(*columns, **options)
     if point in {metrics.accuracy, metrics.robust_accuracy}:
         low, high = _wilson(value, len(columns[0]), level)
@@ -98,8 +98,8 @@ def paired_difference(
 
     Arguments, errors and interval are those of `estimate`; ``target`` is the first column of the statistic.
     """
-    point, replicate = _look_up(statistic)
-    _check_bootstrap(replicates, level)
+    point, replicate = look_up(statistic)
+    check_bootstrap(replicates, level)
     if point in {metrics.accuracy, metrics.threshold_at_tpr, metrics.log_spread}:
         raise UsageError(f"Expected a statistic that compares two scores, got {point.__name__}.")
     return _bootstrap(
@@ -167,7 +167,7 @@ def share_difference(first: np.ndarray, second: np.ndarray, *, level: float = 0.
         ShapeError: If the columns do not match, or hold more than 0 and 1.
         UsageError: If ``level`` cannot be meant.
     """
-    _check_bootstrap(1, level)
+    check_bootstrap(1, level)
     first, second = metrics.flags(first=first, second=second)
     n, more, fewer = len(first), (first > second).mean(), (second > first).mean()
     (more_low, more_high), (fewer_low, fewer_high) = (_wilson(share, n, level) for share in (more, fewer))
@@ -215,7 +215,7 @@ def _bootstrap(
         columns = [column[chosen] for column in columns]
     batch = max(1, BATCH_CELLS // rows)
     sizes = [min(batch, replicates - done) for done in range(0, replicates, batch)]
-    values = np.concatenate([replicate(_draw(rng, rows, size), *columns) for size in sizes])
+    values = np.concatenate([replicate(bootstrap_weights(rng, rows, size), *columns) for size in sizes])
     values = values[~np.isnan(values)]
     if len(values) == 0:
         raise DegenerateError(
@@ -237,7 +237,7 @@ def _bootstrap(
     )
 
 
-def _draw(rng: np.random.Generator, rows: int, replicates: int) -> np.ndarray:
+def bootstrap_weights(rng: np.random.Generator, rows: int, replicates: int) -> np.ndarray:
     """Draw multinomial counts (rows, replicates): how often each row fell into each sample of as many rows."""
     drawn = rng.integers(rows, size=(replicates, rows))
     cells = (drawn * replicates + np.arange(replicates)[:, None]).ravel()
@@ -252,12 +252,18 @@ def _wilson(share: float, n: int, level: float) -> tuple[float, float]:
     return min(share, middle - half), max(share, middle + half)  # they meet the share at 0 and 1, up to rounding
 
 
-def _check_bootstrap(replicates: int, level: float) -> None:
+def check_bootstrap(replicates: int, level: float) -> None:
+    """Raise `UsageError` unless there is a replicate or more and the level lies between 0 and 1."""
     if replicates < 1 or not 0 < level < 1:
         raise UsageError(f"Expected replicates >= 1 and a level in (0, 1), got {replicates} and {level:g}.")
 
 
-def _look_up(statistic: str | Callable[..., float]) -> tuple[Callable, Callable]:
+def look_up(statistic: str | Callable[..., float]) -> tuple[Callable, Callable]:
+    """Find a statistic of `metrics`, by itself or by name: on rows as they are, and on weighted ones.
+
+    Raises:
+        UnknownNameError: If there is no such statistic.
+    """
     name = getattr(statistic, "__name__", str(statistic))
     if name not in metrics.STATISTICS:
         raise UnknownNameError("statistic", name, metrics.STATISTICS)
@@ -265,4 +271,4 @@ def _look_up(statistic: str | Callable[..., float]) -> tuple[Callable, Callable]
 
 
 def _without_zero(number: str) -> str:
-    return number.replace("0.", ".", 1) if number.lstrip("-").startswith("0.") else number
+    return number.replace("0.", ".", 1) if number.lstrip("+-").startswith("0.") else number

@@ -109,7 +109,7 @@ def measure(
     model = load_model(model_id, download=download).to(here)
     classifier = Classifier(model, images.inputs[:2])
     settings = {
-        "model": _portable(model_id),
+        "model": portable_id(model_id),
         "weights_sha256": state_sha256(model),
         "data": images.name,
         "images": len(images),
@@ -277,7 +277,7 @@ def record_folder(
 ) -> Path:
     """Where a record lies: root/digits/trades/Linf/fab_paper, or root/nets.cnn/Linf/minimum_norm-crown-train."""
     parts = (attack, certificate, None if split == "test" else split)
-    return root / _portable(model_id).replace(".py:", ".") / norm / "-".join(filter(None, parts))
+    return root / portable_id(model_id).replace(".py:", ".") / norm / "-".join(filter(None, parts))
 
 
 def check_attack(attack: str, *, norm: str, effort: str, epsilon: float | None) -> None:
@@ -321,6 +321,6 @@ def _reachable(name: str) -> str:
     return f"{Path(path).resolve()}{colon}{function}" if Path(path).exists() else name
 
 
-def _portable(model_id: str) -> str:
+def portable_id(model_id: str) -> str:
     """Leave the folder out of a user's network, path/nets.py:cnn: the checksum of its weights identifies it."""
     return model_id.rsplit("/", 1)[-1] if ".py:" in model_id else model_id

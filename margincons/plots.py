@@ -22,8 +22,8 @@ from margincons.zoo.bundled import bundled_index
 BRITTLE, ROBUST = "#D55E00", "#0072B2"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_REGIONS = ListedColormap(["#BBD7EA", "#F6D5B8", "#C3E3D5"])
-_DASHES = ("-", "--", ":", "-.")
+_REGIONS = ListedColormap(["#A9CCE3", "#FBE6D3", "#86BFA3"])  # three steps of grey as well
+_DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))  # colours that are alike in grey get different ones
 
 
 def use_style() -> None:
@@ -31,14 +31,14 @@ def use_style() -> None:
     plt.style.use(Path(__file__).with_name("margincons.mplstyle"))
 
 
-def model_style(model_id: str) -> dict[str, str]:
+def model_style(model_id: str) -> dict[str, str | tuple]:
     """Colour, marker and line style of a network: the same on every page."""
     known = list(bundled_index())
     place = known.index(model_id) if model_id in known else zlib.crc32(model_id.encode())
     return {
         "color": _COLOURS[place % len(_COLOURS)],
         "marker": _MARKERS[place % len(_MARKERS)],
-        "linestyle": _DASHES[place // len(_COLOURS) % len(_DASHES)],
+        "linestyle": _DASHES[place % len(_DASHES)],
     }
 
 

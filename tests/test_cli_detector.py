@@ -18,7 +18,7 @@ def test_calibrate_measures_and_writes_a_detector_that_detect_runs(tmp_path, cap
     assert main(measured) == 0
     out = capsys.readouterr().out
     assert out.startswith("new/d.safetensors: flags scores <= ")
-    assert "at most 0.2 of the brittle images pass (calibrated on " in out
+    assert "at most 20% of the brittle images pass (calibrated on " in out
     assert (tmp_path / "runs/digits/trades/Linf/minimum_norm/shard-00000.parquet").exists()
     assert main(["detect", "new/d.safetensors", "digits/trades", "--data", "digits", "--limit", "30"]) == 0
     out = capsys.readouterr().out
@@ -34,6 +34,6 @@ def test_calibrate_measures_and_writes_a_detector_that_detect_runs(tmp_path, cap
 def test_a_record_and_a_false_alarm_rate_make_three_decisions(capsys):
     record = ["--record", "digits/trades/Linf/minimum_norm", "--false-alarm-rate", "0.1"]
     assert main([*CALIBRATE, *record, "--out", "d.safetensors", "--score", "entropy"]) == 0
-    assert "calls brittle at most 0.1 of the robust ones" in capsys.readouterr().out
+    assert "calls brittle at most 10% of the robust ones" in capsys.readouterr().out
     assert main(["detect", "d.safetensors", "digits/trades", "--data", "digits", "--out", "here", "--worst", "3"]) == 0
     assert set(pd.read_csv("here/detected.csv")["decision"]) == {"brittle", "robust", "undecided"}

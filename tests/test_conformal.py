@@ -131,3 +131,14 @@ def test_ties_make_a_threshold_flag_more_never_less():
     brittle = is_brittle(table, 0.1)
     assert table["entropy"][brittle].nunique() < 20
     assert split_rates(brittle, table["entropy"].to_numpy(), rate=0.1)["rate"].mean() <= 0.1
+
+
+def test_a_shift_is_judged_on_the_same_halves_and_keeps_no_promise():
+    values, brittle = np.random.default_rng(0).random(400), np.arange(400) % 2 == 0
+    options = {"rate": 0.1, "splits": 20}
+    calm = split_rates(brittle, values, **options)
+    assert calm.equals(split_rates(brittle, values, shifted=(brittle, values), **options))
+    lowered = split_rates(brittle, values, shifted=(brittle, values - 1), **options)
+    assert (lowered["rate"] == 1).all()  # every brittle image falls short of thresholds from before the shift
+    assert (split_rates(brittle, values, shifted=(~brittle, values + 1), **options)["rate"] == 0).all()
+    assert lowered["calibration"].equals(calm["calibration"])

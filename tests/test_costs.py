@@ -136,6 +136,25 @@ def test_a_network_of_ten_times_the_operations_is_predicted_to_take_longer():
     assert costs[1].seconds > costs[0].seconds
 
 
+def test_a_dry_run_prices_what_is_left_and_names_what_it_does_not_price(tmp_path, capfd):
+    out, prices = tmp_path / "runs", []
+    arguments = ["measure", "digits/mlp", "--data", "digits", "--effort", "fast", "--shard-size", "10"]
+    arguments += ["--out", str(out), "--certificate", "interval", "--device", "cpu"]
+    for limit in ("40", "80"):
+        assert cli.main([*arguments, "--limit", "80", "--dry-run"]) == 0
+        prices.append(capfd.readouterr().out)
+        assert cli.main([*arguments, "--limit", limit]) == 0
+        capfd.readouterr()
+    (damaged,) = out.rglob("shard-00003.parquet")
+    damaged.write_bytes(b"PAR1")
+    assert cli.main([*arguments, "--limit", "80", "--dry-run"]) == 0
+    prices.append(capfd.readouterr().out)
+    assert [text.split()[1] for text in prices] == ["80", "40", "10"]
+    assert all("lower bounds by interval come on top and are not priced" in text for text in prices)
+    assert cli.main([*arguments, "--certificate", "exact", "--limit", "5", "--time-limit", "120", "--dry-run"]) == 0
+    assert "exact margins take 120 s an image at most, 10 min in all" in capfd.readouterr().out
+
+
 def test_a_dry_run_prices_and_writes_nothing(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     arguments = ["measure", "digits/mlp", "digits/trades", "--data", "digits", "--limit", "50", "--dry-run"]

@@ -31,6 +31,7 @@ def test_an_estimate_prints_its_value_and_interval_without_leading_zeros():
     result = Estimate(value=0.8312, low=-0.0401, high=1, n=800, method="")
     assert str(result) == ".83 [-.04, 1.00]"
     assert f"{result:.3f}" == ".831 [-.040, 1.000]"
+    assert f"{result:+.2f}" == "+.83 [-.04, +1.00]"
     assert str(Estimate(value=10.5, low=-0.001, high=math.inf, n=2, method="")) == "10.50 [.00, inf]"
 
 

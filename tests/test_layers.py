@@ -13,7 +13,7 @@ import margincons
 PACKAGE = Path(margincons.__file__).parent
 LAYERS = {  # a folder stands for what it holds, unless a file of it is named
     0: ("errors", "cautions"),
-    1: ("threat", "classifier", "passes", "weighted", "metrics", "intervals", "conformal"),
+    1: ("threat", "classifier", "passes", "weighted", "metrics", "intervals", "simultaneous", "conformal"),
     2: (
         "atomic",
         "sealed",
@@ -32,6 +32,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "attacks.result",
         "attacks.randomness",
         "attacks.steps",
+        "costly_scores",
     ),
     3: ("attacks", "certificates", "zoo.bundled", "zoo.robustbench", "zoo.user"),
     4: (
@@ -46,9 +47,11 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "consistency",
         "separation",
         "detection",
+        "score_quality",
         "per_class",
         "geometry",
         "accuracy_curve",
+        "scaling",
         "transfer",
         "labelled_margins",
         "robust_accuracy",
@@ -71,6 +74,9 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "training_runs",
         "training_plots",
         "association",
+        "score_jobs",
+        "score_runs",
+        "score_plots",
         "report",
         "plots",
         "figure_data",

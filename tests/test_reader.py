@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 SESSION = Path(__file__).with_name("reader_session.py")
 SOURCES = ("margincons", "pyproject.toml", "README.md", "LICENSE")
 FEWER = {"n_images": 60, "n_attacked": 50, "n_grid": 10, "n_walked": 10, "n_live": 4, "n_restarts": 3, "draws": 200}
+TIMED = {"scale"}  # pages that show how fast this machine is; what they show is never the same twice
 CLOCK = re.compile(r"\d[\d.,]*(?= ?(ms|s|seconds?|minutes?|hours?)\b)")
 
 
@@ -83,7 +84,7 @@ def compare(reader, names, tmp_path):
     for name in names:
         shown, expected = (CLOCK.sub("", "\n".join(side["shown"][name])) for side in (theirs, ours))
         assert len(re.findall(r"\d", shown)) > 20  # something was measured
-        assert shown == expected, f"what the page {name} shows"
+        assert name in TIMED or shown == expected, f"what the page {name} shows"
     return theirs
 
 

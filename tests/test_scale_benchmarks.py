@@ -23,6 +23,11 @@ def test_ten_times_the_images_take_no_more_than_one_and_a_half_times_the_memory(
 
 
 @pytest.mark.slow
+def test_no_page_takes_more_than_two_gigabytes():
+    assert re.search(r"largest: \w+ with [01]\.\d+ GB, the bar is 2\.0", run("page_memory.py"))
+
+
+@pytest.mark.slow
 def test_a_million_rows_are_read_and_ranked_within_seconds():
     seconds = [float(text) for text in re.findall(r"([\d.]+) s of the processor", run("reading.py"))]
     assert seconds[1] < 5

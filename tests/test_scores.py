@@ -11,8 +11,10 @@ from torch.testing import assert_close
 from margincons.classifier import Head, Outputs
 from margincons.errors import ShapeError, UnknownNameError
 from margincons.scores import (
+    NOT_RECORDED,
     SCORES,
     all_scores,
+    doctor,
     energy,
     entropy,
     feature_margin,
@@ -57,6 +59,26 @@ def test_scores_stay_finite_where_the_softmax_saturates():
     assert_close(entropy(logits), torch.tensor([0.0, math.log(3)]))
     assert_close(energy(logits), torch.tensor([-900.0, -math.log(3)]))
     assert_close(probability_margin(logits), torch.tensor([1.0, 0.0]))
+
+
+def test_doctor_is_the_odds_that_two_labels_drawn_from_the_softmax_differ():
+    logits = 2 * torch.randn(30, 4, dtype=torch.float64)
+    for row, chances in enumerate(logits.softmax(dim=1).tolist()):
+        pairs = [(p * q, a == b) for a, p in enumerate(chances) for b, q in enumerate(chances)]
+        same, apart = (sum(chance for chance, alike in pairs if alike == wanted) for wanted in (True, False))
+        assert doctor(logits)[row].item() == pytest.approx(apart / same, rel=1e-9)
+    draws = torch.multinomial(logits[:1].softmax(dim=1), 40_000, replacement=True, generator=torch.Generator())
+    differ = (draws[0, ::2] != draws[0, 1::2]).double().mean().item()
+    assert doctor(logits[:1]).item() == pytest.approx(differ / (1 - differ), rel=0.1)
+
+
+def test_doctor_keeps_the_order_of_images_where_the_square_of_a_probability_rounds_to_one():
+    logits = torch.tensor([[20.0, 0.0, 0.0], [30.0, 0.0, 0.0], [40.0, 0.0, 0.0]])
+    assert (1 - logits.softmax(dim=1).square().sum(dim=1)).tolist() == [0, 0, 0]
+    odds = doctor(logits)
+    assert (odds[:-1] > odds[1:]).all()
+    assert_close(odds, 4 * torch.tensor([-20.0, -30.0, -40.0]).exp())  # 2 p (1 - p), and 1 - p is 2 exp(-gap)
+    assert_close(doctor(torch.zeros(1, 5)), torch.tensor([4.0]))
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -120,6 +142,14 @@ def test_signs_are_declared_and_point_from_brittle_to_robust():
     for name in SCORES:
         assert robustness_sign(name) * (of_sure[name] - of_torn[name]).item() > 0, name
         assert SCORES[name].brittle_when == {1: "low", -1: "high"}[robustness_sign(name)]
+
+
+def test_scores_outside_of_records_have_a_sign_of_their_own_and_no_column():
+    assert not set(NOT_RECORDED) & set(SCORES)
+    assert robustness_sign("first_order_margin") == 1
+    assert robustness_sign("doctor") == robustness_sign("gradient_norm") == -1
+    sure, torn = torch.tensor([[9.0, 0.0, 0.0]]), torch.tensor([[0.1, 0.0, 0.0]])
+    assert doctor(sure) < doctor(torn)  # as declared: high where brittle
 
 
 def test_without_a_head_only_the_feature_margin_is_missing():

@@ -38,6 +38,16 @@ class Descent:
             yield OPENING_LENGTH if opening else length, momentum, 1 - step / self.opening if opening else 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Where a descent left the pairs of image and rival that it kept to the end."""
+
+    image: Tensor  # (m,)
+    delta: Tensor  # (m, c, h, w)
+    radius: Tensor  # (m,), of delta
+    rate: Tensor  # (m,), how fast the pair's gap fell with the radius
+
+
 def descend(
     nearest: Crossings,
     pairs: tuple[Tensor, Tensor],
@@ -46,7 +56,7 @@ def descend(
     *,
     prior: Tensor | None = None,
     bf16: bool = False,
-) -> None:
+) -> Pairs:
     """Move radius and perturbation of every pair together; `nearest` collects what crosses.
 
     Args:
@@ -93,6 +103,7 @@ def descend(
                 average, last_sign, shrunk = average[kept], last_sign[kept], shrunk[kept]
                 rate, seems = rate[kept], seems[kept]
     nearest.update(image, radius, delta, nearest.model((clean + delta).clamp_(0, 1)), rate)
+    return Pairs(image=image, delta=delta, radius=radius, rate=rate)
 
 
 def _gap_and_gradient(

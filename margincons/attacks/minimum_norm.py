@@ -9,7 +9,8 @@ radius moves by Newton's rule, and delta takes a step of steepest descent (`desc
    reach the far side of the ball, and the first balls a little beyond the boundary, so that it is not caught by
    the first local minimum;
 2. settles: a second descent from the nearest crossing, shaken where the effort says so, with shorter steps;
-3. before and after that, on small images in l_inf, tries single pixels at their other end (`pixel_exchange`);
+3. before and after that, on small images in l_inf, tries single pixels at their other end (`pixel_exchange`), where
+   the effort says so on the way to each rival that is left;
 4. follows the best ray back to the boundary, by forward passes only (`crossings`).
 """
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from margincons.attacks.crossings import Crossings
 from margincons.attacks.descent import Descent, descend
-from margincons.attacks.pixel_exchange import FEW_PIXELS, exchange_pixels
+from margincons.attacks.pixel_exchange import FEW_PIXELS, exchange_for_each_rival, exchange_pixels
 from margincons.attacks.randomness import uniform
 from margincons.attacks.result import AttackResult, step_outwards
 from margincons.classifier import Classifier, Head
@@ -36,6 +37,8 @@ class Effort:
     gap_ratio: float  # and none whose gap, over the distance of the head's rows, is so many times the least
     explore: Descent
     settle: tuple[Descent, ...] = ()  # one after the other, each from the best perturbation so far
+    each_rival: bool = False  # whether pixels are exchanged on the way to each rival that exploring kept
+    small: "Effort | None" = None  # in place of all this, where images are small enough to exchange pixels
 
 
 _EXPLORE = {"opening": 2, "lengths": (2.0, 2.0), "momentum": (0.05, 0.5), "shrink": 0.75}
@@ -53,10 +56,17 @@ EFFORTS = {
         settle=(_SETTLE,),
     ),
     "fine": Effort(
-        rivals=6,
+        rivals=7,
         gap_ratio=4,
-        explore=Descent(steps=6, slack=0.28, **_EXPLORE),
-        settle=(Descent(steps=15, opening=3, lengths=(1.3, 0.06), momentum=(0.05, 0.8), shaken=0.2), _SETTLE),
+        explore=Descent(steps=6, slack=0.3, decay=0.8, **_EXPLORE),
+        settle=(Descent(steps=23, opening=8, lengths=(2.0, 0.06), momentum=(0.05, 0.9)),),
+        small=Effort(
+            rivals=9,
+            gap_ratio=6,
+            explore=Descent(steps=6, slack=0.4, decay=0.8, **_EXPLORE),
+            settle=(replace(_SETTLE, lengths=(1.5, 0.2)), replace(_SETTLE, steps=5)),
+            each_rival=True,
+        ),
     ),
     "exhaustive": Effort(
         rivals=9,
@@ -86,7 +96,7 @@ def minimum_norm(
         inputs: Images (n, c, h, w) on the [0, 1] pixel scale.
         labels: Classes to leave, (n,); the predictions, when margins are wanted.
         norm: "Linf", "L2" or "L1".
-        effort: "fast", "standard", "fine" or "exhaustive"; the last two draw random numbers.
+        effort: "fast", "standard", "fine" or "exhaustive"; the last draws random numbers.
         seed: Seed of the random starts.
         indices: Each image's place in its data set, (n,), which keys its random starts; its place here if None.
         bf16: Compute all but the last third of each descent in bfloat16; the result is verified in full precision.
@@ -121,16 +131,19 @@ def search(
     if len(inputs) == 0:
         return inputs.clone()
     settings = EFFORTS[effort]
+    exchanging = settings.settle and norm == "Linf" and inputs[0].numel() <= FEW_PIXELS
+    if exchanging and settings.small is not None:
+        settings = settings.small
     everyone = torch.arange(len(inputs), device=inputs.device)
     indices = everyone if indices is None else indices
     image, rival, prior = _nearest_rivals(model(inputs), labels, Classifier(model, inputs[:1]).head, settings)
     nearest = Crossings.none_yet(model, inputs, labels, norm)
-    descend(
-        nearest, (image, rival), torch.zeros_like(inputs), _for_norm(settings.explore, norm), prior=prior, bf16=bf16
-    )
+    explore, at_image = _for_norm(settings.explore, norm), torch.zeros_like(inputs)
+    pairs = descend(nearest, (image, rival), at_image, explore, prior=prior, bf16=bf16)
     nearest.stretch_misses()
     nearest.line_search()
-    exchanging = settings.settle and norm == "Linf" and inputs[0].numel() <= FEW_PIXELS
+    if exchanging and settings.each_rival:
+        exchange_for_each_rival(nearest, pairs)
     if exchanging:
         exchange_pixels(nearest)
         nearest.line_search()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from margincons.attacks.crossings import Crossings, gap
+from margincons.attacks.descent import Pairs
 from margincons.threat import per_item
 
 FEW_PIXELS = 256  # beyond that a single pixel matters too little for a forward pass of its own
@@ -43,6 +44,24 @@ def exchange_pixels(nearest: Crossings) -> None:
         better = (lower < nearest.gap) & nearest.radius.isfinite()
         nearest.gap = torch.where(better, lower, nearest.gap)
         nearest.delta = torch.where(per_item(better, nearest.delta), tried.view_as(nearest.delta), nearest.delta)
+
+
+def exchange_for_each_rival(nearest: Crossings, pairs: Pairs) -> None:
+    """Exchange pixels on the way to every rival that was kept: another than the nearest may come to lie nearer.
+
+    Args:
+        nearest: l_inf crossings; what is found goes in here.
+        pairs: Where a descent ended.
+    """
+    each = Crossings.none_yet(nearest.model, nearest.inputs[pairs.image], nearest.labels[pairs.image], nearest.norm)
+    everyone = torch.arange(len(pairs.image), device=pairs.image.device)
+    each.delta = pairs.delta.clone()
+    each.update(everyone, pairs.radius, pairs.delta, nearest.model(each.points()), pairs.rate)
+    each.stretch_misses()
+    each.line_search()
+    exchange_pixels(each)
+    each.line_search()
+    nearest.update(pairs.image, each.radius, each.delta, nearest.model(each.points()), each.rate)
 
 
 def _gaps(nearest: Crossings, delta: Tensor, image: Tensor) -> Tensor:

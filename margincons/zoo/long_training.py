@@ -25,7 +25,7 @@ LEARNING_RATE = 1e-3  # after it
 def checkpoints(
     model_id: str, epochs: Sequence[int], *, seed: int = 0, progress: bool = False
 ) -> Iterator[tuple[int, nn.Module]]:
-    """Train by a recipe's loss, radius, optimizer and batches, at a constant rate, and stop by at given epochs.
+    """Train by a recipe's loss, radius, optimiser and batches, at a constant rate, and stop by at given epochs.
 
     Args:
         model_id: A key of `RECIPES`.

@@ -6,7 +6,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from margincons.attacks.crossings import STRETCHES, Crossings, best_rival, gap
-from margincons.attacks.pixel_exchange import exchange_pixels
+from margincons.attacks.descent import Pairs
+from margincons.attacks.pixel_exchange import exchange_for_each_rival, exchange_pixels
 
 
 class Halfspace(nn.Module):
@@ -69,6 +70,16 @@ def test_a_miss_is_pushed_on_by_the_least_stretch_that_crosses():
     assert_close(nearest.radius, torch.tensor([least * 0.19]))
 
 
+class Detour(nn.Module):
+    """Class 1 begins at 0.3 towards (1, 1, 1); class 2 at 0.32 towards (1, 1, -1), and at 0.2 towards (1, -1, -1)."""
+
+    def forward(self, inputs):
+        moved = inputs.flatten(1) - 0.5
+        first = moved.sum(dim=1) - 0.899
+        second = torch.maximum(moved @ torch.tensor([1.0, 1, -1]) - 0.959, moved @ torch.tensor([1.0, -1, -1]) - 0.6)
+        return torch.stack([torch.zeros_like(first), first, second], dim=1)
+
+
 def test_the_best_rival_is_never_the_label():
     logits = torch.tensor([[3.0, 1, 2], [3, 1, 2]])
     assert best_rival(logits, torch.tensor([0, 1])).tolist() == [2, 0]
@@ -90,6 +101,21 @@ def test_exchanged_pixels_are_those_a_brute_force_would_move_to_the_other_end(si
     assert set(moved.tolist()) == set(best[:8].tolist())  # eight are tried together at most
     assert_close(nearest.gap, gap(network(nearest.points()), nearest.labels))
     assert_close(nearest.delta.abs().amax(), torch.tensor(0.2))
+
+
+def test_a_rival_that_seems_farther_is_found_nearer_once_its_own_pixels_are_exchanged():
+    network, inputs = Detour(), torch.full((1, 1, 1, 3), 0.5)
+    to_first, to_second = torch.full_like(inputs, 0.3), torch.tensor([0.32, 0.32, -0.32]).view(1, 1, 1, 3)
+    nearest = crossings_of(network, inputs, to_first)
+    exchange_pixels(nearest)
+    nearest.line_search()
+    assert nearest.rival.item() == 1 and 0.299 < nearest.radius.item() <= 0.3
+    pairs = {"image": torch.zeros(2, dtype=torch.long), "delta": torch.cat([to_first, to_second])}
+    exchange_for_each_rival(nearest, Pairs(**pairs, radius=torch.tensor([0.3, 0.32]), rate=torch.full((2,), 3.0)))
+    assert nearest.rival.item() == 2
+    assert_close(nearest.radius, torch.tensor([0.2]), atol=1e-3, rtol=0)
+    assert_close(nearest.delta.flatten(), torch.tensor([0.2, -0.2, -0.2]), atol=1e-3, rtol=0)
+    assert_close(nearest.gap, gap(network(nearest.points()), nearest.labels))
 
 
 def test_an_exchange_never_raises_the_gap_or_leaves_ball_or_box_and_spares_what_never_crossed():

@@ -143,11 +143,13 @@ def test_efforts_cost_what_they_say(network, digits):
     for effort, settings_of in EFFORTS.items():
         if len(settings_of.settle) > 2:
             continue
+        settings_of = settings_of.small or settings_of  # noqa: PLW2901
         counted = CountPasses(network)
         search(counted, digits, labels, effort=effort)
         backward, forward = counted.backward_images / len(digits), counted.forward_images / len(digits)
         steps = settings_of.explore.steps + sum(descent.steps for descent in settings_of.settle)
-        exchanged = (1 + len(settings_of.settle)) * (digits[0].numel() + 9) if settings_of.settle else 0
+        times = 1 + len(settings_of.settle) + settings_of.each_rival * settings_of.rivals
+        exchanged = times * (digits[0].numel() + 9) if settings_of.settle else 0
         assert steps <= backward <= steps + 0.8 * (settings_of.rivals - 1) * settings_of.explore.steps
         assert forward <= backward + 12 + exchanged
 

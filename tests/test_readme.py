@@ -1,0 +1,29 @@
+"""The README's lines of Python do what the text around them says."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from margincons import Detector
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_lines_run_one_after_the_other_in_one_session(tmp_path, monkeypatch, capsys):
+    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    here = [block for block in blocks if "dask" not in block]
+    assert len(here) == 2
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in here:
+        exec(compile(block, README.name, "exec"), names)
+    tau, auroc = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\.\d\d \[\.\d\d, \.\d\d\]", tau)
+    assert auroc
+    assert names["flagged"].dtype == torch.bool
+    assert names["flagged"].shape == (600,)
+    assert 0 < names["flagged"].sum() < 600
+    again = Detector.load("detector.safetensors", names["model"])
+    assert again.thresholds == names["detector"].thresholds
+    assert again.thresholds.miss_rate == 0.1  # one in ten
