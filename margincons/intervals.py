@@ -137,8 +137,8 @@ def difference(
         DegenerateError: If the statistic is not defined on these rows.
         ShapeError: If a column has another length.
     """
-    point, replicate = _look_up(statistic)
-    _check_bootstrap(replicates, level)
+    point, replicate = look_up(statistic)
+    check_bootstrap(replicates, level)
     value, cut = point(*first) - point(*second), len(first)
     if len(first[0]) != len(second[0]):
         raise ShapeError("the second network's columns", f"of {len(first[0])} rows", f"{len(second[0])}")
