@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, one_hot, softmax
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from margincons.data import load_images
+from margincons.data import Images, load_images
 from margincons.errors import UnknownNameError
 from margincons.zoo.bundled import ARCHITECTURES, Rescaled
 
@@ -179,6 +181,18 @@ RECIPES = {
 }
 
 
+def one_epoch(
+    model: nn.Module, images: Images, *, loss: Loss, epsilon: float, optimizer: Optimizer, schedule: LRScheduler
+) -> None:
+    """Step once for each batch of 64 images, in an order that torch's global generator draws."""
+    for rows in torch.randperm(len(images)).split(64):
+        value = loss(model, images.inputs[rows], images.labels[rows], epsilon)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        schedule.step()
+
+
 def train(model_id: str, *, seed: int = 0, progress: bool = False) -> nn.Module:
     """Train a bundled network anew, on the 797 training images of digits.
 
@@ -204,10 +218,5 @@ def train(model_id: str, *, seed: int = 0, progress: bool = False) -> nn.Module:
         )
         for epoch in tqdm(range(recipe.epochs), desc=model_id, disable=not progress, file=sys.__stderr__):
             epsilon = recipe.epsilon * min(1.0, 2 * epoch / recipe.epochs)  # the whole radius from half-way on
-            for rows in torch.randperm(len(images)).split(64):
-                loss = recipe.loss(model, images.inputs[rows], images.labels[rows], epsilon)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
+            one_epoch(model, images, loss=recipe.loss, epsilon=epsilon, optimizer=optimizer, schedule=schedule)
     return recipe.finish(model.eval()).eval()
