@@ -121,7 +121,7 @@ def difference(
     seed: int = 0,
     level: float = 0.95,
 ) -> Estimate:
-    """statistic(*first) - statistic(*second) of two networks on the same rows, both on the same bootstrap samples.
+    """A statistic of one network less that of another, on the same rows and the same bootstrap samples.
 
     Unlike in `paired_difference` every column may differ, as margins do between two networks.
 
