@@ -63,6 +63,7 @@ def split_rates(
     *,
     rate: float,
     shifted: tuple[np.ndarray, np.ndarray] | None = None,
+    calibrated: int | None = None,
     splits: int = 200,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -79,22 +80,32 @@ def split_rates(
         rate: Promised rate of errors.
         shifted: ``positive`` and ``values`` of the same images after a change, to judge on in place of the images as
             they were calibrated on; then nothing is promised.
+        calibrated: Number of images to calibrate on, in place of half of them; the others are judged.
         splits: Number of random halves.
         seed: Fixes them.
 
     Returns:
-        One row per split: "calibration" and "judged", the positives in either half, and "rate", the share of the judged
-        ones that fall short. Splits with too few positives to calibrate, or none to judge, are left out.
+        One row per split: "calibration" and "judged", the positives in either half, "rate", the share of the judged
+        ones that fall short, and "flagged", the share of all images of the judged half, positive or not, that do not.
+        Splits with too few positives to calibrate, or none to judge, are left out.
+
+    Raises:
+        UsageError: If a rate is not between 0 and 1, or no image is left on either side.
     """
+    size = len(values) // 2 if calibrated is None else calibrated
+    if not 0 < size < len(values):
+        raise UsageError(f"Expected to calibrate on 1 to {len(values) - 1} of {len(values)} images, got {size}.")
     new_positive, new_values = (positive, values) if shifted is None else shifted
     draw, rows = np.random.default_rng(seed), []
     for _ in range(splits):
-        half = draw.permutation(len(values)) < len(values) // 2
+        half = draw.permutation(len(values)) < size
         known, new = values[half & positive], new_values[~half & new_positive]
         if conformal_rank(len(known), rate) and len(new):
-            short = (new < conformal_threshold(known, rate)).mean()
-            rows.append({"calibration": len(known), "judged": len(new), "rate": short})
-    return pd.DataFrame(rows, columns=["calibration", "judged", "rate"])
+            threshold = conformal_threshold(known, rate)
+            counts = {"calibration": len(known), "judged": len(new)}
+            shares = {"rate": (new < threshold).mean(), "flagged": (new_values[~half] >= threshold).mean()}
+            rows.append(counts | shares)
+    return pd.DataFrame(rows, columns=["calibration", "judged", "rate", "flagged"])
 
 
 def _exact(rate: float) -> Fraction:

@@ -13,7 +13,17 @@ import margincons
 PACKAGE = Path(margincons.__file__).parent
 LAYERS = {  # a folder stands for what it holds, unless a file of it is named
     0: ("errors", "cautions"),
-    1: ("threat", "classifier", "passes", "weighted", "metrics", "intervals", "simultaneous", "conformal"),
+    1: (
+        "threat",
+        "classifier",
+        "passes",
+        "weighted",
+        "metrics",
+        "intervals",
+        "simultaneous",
+        "conformal",
+        "promise",
+    ),
     2: (
         "atomic",
         "sealed",
@@ -34,7 +44,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "attacks.steps",
         "costly_scores",
     ),
-    3: ("attacks", "certificates", "zoo.bundled", "zoo.robustbench", "zoo.user"),
+    3: ("attacks", "shifts", "certificates", "zoo.bundled", "zoo.robustbench", "zoo.user"),
     4: (
         "zoo",
         "zoo.recipes",

@@ -7,6 +7,7 @@ import pytest
 
 from margincons.score_plots import frontier, ladder, passes, price_list, score_values
 from margincons.score_quality import quality, spoken
+from margincons.zoo import list_models
 
 
 @pytest.fixture
@@ -67,6 +68,14 @@ def test_a_network_has_a_mark_at_the_value_of_each_score_that_it_has(axes):
     first, second = (line.get_xdata() for line in axes.lines)
     assert list(first) == [one.value for one in found["digits/mlp"]["AUROC"]]
     assert list(second) == [found["digits/ibp"].loc["logit_margin", "AUROC"].value]
+
+
+def test_no_two_bundled_networks_have_the_same_mark(axes):
+    table = results()["digits/mlp"]
+    known = list_models("digits/")
+    score_values(axes, dict.fromkeys(known, table), ["logit_margin"], statistic="tau", reference="logit_margin")
+    looks = {(line.get_color(), line.get_marker(), line.get_fillstyle()) for line in axes.lines}
+    assert len(looks) == len(known)
 
 
 def test_a_ladder_has_a_line_per_score_and_a_panel_per_statistic():
