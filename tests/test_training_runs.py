@@ -130,7 +130,8 @@ def test_a_shipped_study_is_whole(name):
     table, study = read_record(name), STUDIES[name.removeprefix("training/")]
     seeds, epochs = table["seed"].nunique(), study.epochs or (None,)
     assert seeds >= (1 if study.epochs else 2)
-    assert len(table) == len(study.recipes) * seeds * len(epochs) == table["weights_sha256"].nunique()
+    assert len(table) == len(study.recipes) * seeds * len(epochs)
+    assert not table["weights_sha256"][table["epoch"] > 0].duplicated().any()  # untrained, recipes are the same
     if study.epochs:
         assert (table.groupby(["recipe", "seed"])["epoch"].agg(tuple) == study.epochs).all()
     assert table.attrs["settings"] == training_runs.settings_of(study=name.removeprefix("training/"))
@@ -146,12 +147,13 @@ def agrees(row, again):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_an_early_network_of_a_shipped_study_is_trained_and_measured_again(name):
     table, study = read_record(name), name.removeprefix("training/")
-    if study == "time":
-        row = table[(table["recipe"] == "digits/standard") & (table["epoch"] == 2)].iloc[0]
-        model = dict(training_runs.checkpoints("digits/standard", (2,), seed=int(row["seed"])))[2]
+    recipe = next(iter(STUDIES[study].recipes))
+    if STUDIES[study].epochs:
+        row = table[(table["recipe"] == recipe) & (table["epoch"] == 2)].iloc[0]
+        model = dict(training_runs.checkpoints(recipe, (2,), seed=int(row["seed"])))[2]
     else:
-        row = table[(table["recipe"] == "digits/standard") & (table["seed"] == 1)].iloc[0]
-        ((_, model),) = trained(study, "digits/standard", 1)
+        row = table[(table["recipe"] == recipe) & (table["seed"] == 1)].iloc[0]
+        ((_, model),) = trained(study, recipe, 1)
     agrees(row, measured(model, certified=False))
 
 
