@@ -89,6 +89,8 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "plots",
         "figure_data",
         "slides",
+        "shift_study",
+        "shift_plots",
         "pseudo_margin_fits",
         "calibration",
         "detect",

@@ -91,6 +91,13 @@ WRONG = {
         ("np.log(", "np.log10(", "base 10"),
         ("np.sort(margins)", "margins", "sort them first"),
     ],
+    "check_worst_threshold": [
+        ("return max(thresholds)", "return min(thresholds)", "flags least"),
+        ("return max(thresholds)", "return np.mean(thresholds)", "average of thresholds"),
+        ("scores[found]", "scores", "all images were ranked"),
+        ("falling[rank - 1]", "falling[rank]", "one rank too far"),
+        ("zip(logit_margins, brittle, strict=True)", "[(logit_margins, brittle)]", "pooled"),
+    ],
     "check_stretch_spread": [
         ("np.log", "", "logarithm is missing"),
         ("feature_distances / input_margins", "feature_distances", "divide them"),

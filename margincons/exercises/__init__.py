@@ -33,7 +33,10 @@ from margincons.exercises.pitfalls import (
     check_median_size,
     check_straight_through,
 )
-from margincons.exercises.practice import check_tail_exponent
+from margincons.exercises.practice import (
+    check_tail_exponent,
+    check_worst_threshold,
+)
 from margincons.exercises.records import (
     check_class_thresholds,
     check_corrected_share,
@@ -77,4 +80,5 @@ __all__ = [
     "check_to_distance",
     "check_transfer_rate",
     "check_verdicts",
+    "check_worst_threshold",
 ]
