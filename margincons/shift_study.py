@@ -35,8 +35,8 @@ def under_shift(
         seed: Seed of the bootstrap.
 
     Returns:
-        Estimates "accuracy", "brittle" (share), "tau", "AUROC", ``"FPR@95"``, "missed" and "widened" (the same share in a
-        wider interval), and numbers "chance of more" and "chance of change" of `margincons.promise.judge_promise`,
+        Estimates "accuracy", "brittle" (share), "tau", "AUROC", ``"FPR@95"``, "missed" and "widened" (the same share
+        in a wider interval), and numbers "chance of more" and "chance of change" of `margincons.promise.judge_promise`,
         "flagged" (share) and "brittle among unflagged". NaN for what all images brittle, or none, leave undefined.
 
     Raises:
