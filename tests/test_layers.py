@@ -70,6 +70,9 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "detector_files",
         "onnx_export",
         "detector",
+        "scored_network",
+        "score_climb",
+        "detector_attacks",
         "checks",
     ),
     5: (

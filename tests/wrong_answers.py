@@ -250,3 +250,16 @@ WRONG |= {  # of measuring margins
         ("max(kept, default=0)", "int(miss_rate * (m + 1))", "half of all calibrations"),
     ],
 }
+WRONG |= {  # of paper to practice
+    "check_wrong_class_margin": [
+        (
+            "torch.where(wrong, top.values[:, 0] - top.values[:, 1], rival - own)",
+            "top.values[:, 0] - top.values[:, 1]",
+            "whichever class leads",
+        ),
+        ("torch.where(wrong, top.values[:, 0] - top.values[:, 1], rival - own)", "rival - own", "over all others"),
+        ("rival - own)", "own - rival)", "whichever class leads"),
+        ("return torch.where", "return -torch.where", "sign is turned"),
+        ("rival - own)", "0 * own)", "negative, not 0"),
+    ],
+}

@@ -36,6 +36,7 @@ from margincons.exercises.pitfalls import (
 from margincons.exercises.practice import (
     check_tail_exponent,
     check_worst_threshold,
+    check_wrong_class_margin,
 )
 from margincons.exercises.records import (
     check_class_thresholds,
@@ -81,4 +82,5 @@ __all__ = [
     "check_transfer_rate",
     "check_verdicts",
     "check_worst_threshold",
+    "check_wrong_class_margin",
 ]

@@ -1,8 +1,12 @@
 """Exercises of the part from paper to practice."""
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from margincons.attacks.result import rival_lead
 from margincons.conformal import conformal_threshold
+from margincons.detector_attacks import wrong_class_margin
 from margincons.exercises.checking import Function, check
 from margincons.exercises.paper import MARGINS
 from margincons.scaling import tail_exponent
@@ -69,5 +73,36 @@ def check_worst_threshold(student: Function) -> None:
             "this is one rank too far: of k = floor(rate (m + 1)), the k-th largest is flagged too": lambda m, b, r: (
                 ranked(m, b, 1, r)
             ),
+        },
+    )
+
+
+def check_wrong_class_margin(student: Function) -> None:
+    """Check ``student(logits, labels)``, the largest lead of a wrong class, of page `adaptive`."""
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(12, 5, generator=draw, dtype=torch.float64)
+    labels = torch.randint(5, (12,), generator=draw)
+    labels[:4] = logits[:4].argmax(dim=1)  # some still right
+
+    def margin(logits: Tensor) -> Tensor:
+        top = logits.topk(2, dim=1).values
+        return top[:, 0] - top[:, 1]
+
+    check(
+        student,
+        cases=[{"logits": logits, "labels": labels}],
+        answer=wrong_class_margin,
+        mistakes={
+            "this is the logit margin of whichever class leads; where the label leads, no wrong class has one": (
+                lambda f, y: margin(f)
+            ),
+            "only the label was subtracted; the wrong class must lead over all others": rival_lead,
+            "the label was left out of the race; a wrong class must lead over it, too": lambda f, y: margin(
+                f.scatter(1, y[:, None], -torch.inf)
+            ),
+            "the sign is turned: a wrong class that leads has a positive margin": lambda f, y: (
+                -wrong_class_margin(f, y)
+            ),
+            "where the label leads, the value is negative, not 0": lambda f, y: wrong_class_margin(f, y).clamp(min=0),
         },
     )
