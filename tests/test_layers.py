@@ -83,6 +83,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "measure",
         "costs",
         "cost_runs",
+        "attack_runs",
         "training_runs",
         "association",
         "score_jobs",
