@@ -310,12 +310,13 @@ def bracket_bars(axes: Axes, lower: Tensor, upper: Tensor, weaker: Tensor, *, ep
 
 
 def matrix(axes: Axes, values: pd.DataFrame, *, unit: str = "") -> None:
-    """Shade a table of numbers from 0 to 100, print each, and frame cells whose row and column have the same name."""
+    """Shade a table of numbers from 0 to 100, print all but NaN, and frame cells whose row and column share a name."""
     axes.imshow(values, cmap="Blues", vmin=0, vmax=130)  # up to a blue on which dark and white print can be read
     for row, row_name in enumerate(values.index):
         for place, column_name in enumerate(values.columns):
             cell = values.iloc[row, place]
-            axes.text(place, row, f"{cell:.0f}", ha="center", va="center", fontsize=8, color="w" if cell > 75 else "k")
+            text = "" if np.isnan(cell) else f"{cell:.0f}"
+            axes.text(place, row, text, ha="center", va="center", fontsize=8, color="w" if cell > 75 else "k")
             if row_name == column_name:
                 axes.add_patch(plt.Rectangle((place - 0.47, row - 0.47), 0.94, 0.94, fill=False, ec="black", lw=1.2))
     axes.set_xticks(range(values.shape[1]), values.columns, rotation=60, ha="right", rotation_mode="anchor")

@@ -20,6 +20,7 @@ WORST, WORST_OTHER = "worst of all", "worst of the others"
 class Promise:
     """A promised miss rate against the misses of one threshold on new brittle images."""
 
+    threshold: float  # least brittleness that is flagged
     missed: Estimate  # share that falls short, given this threshold; Wilson's interval
     chance_of_more: float  # of as many misses or more, were the images exchangeable: luck of the calibration included
     chance_of_change: float  # of brittleness as differently distributed (Kolmogorov-Smirnov), were they
@@ -49,9 +50,11 @@ def judge_promise(known: np.ndarray, new: np.ndarray, *, rate: float, level: flo
         raise DegenerateError("A miss rate", "there is no new brittle image")
     if missing := int(np.isnan(new).sum()):
         raise DegenerateError("A miss rate", f"{missing} of {len(new)} new values are NaN")
-    missed = new < conformal_threshold(known, rate, what="brittle")
+    threshold = conformal_threshold(known, rate, what="brittle")
+    missed = new < threshold
     m, k = len(known), conformal_rank(len(known), rate)
     return Promise(
+        threshold=threshold,
         missed=estimate("accuracy", missed, level=level),
         chance_of_more=float(stats.betabinom(len(new), k, m + 1 - k).sf(missed.sum() - 1)),
         chance_of_change=float(stats.ks_2samp(known, new, method="asymp").pvalue),

@@ -49,7 +49,7 @@ def score_values(
         axes: Where to draw; lines as in `score_costs`.
         found: Under each network a table of `margincons.score_quality.quality`.
         scores: One per line; those that a network lacks have no mark of it.
-        statistic: "tau", "AUROC" or "FPR@95".
+        statistic: "tau", "AUROC" or ``"FPR@95"``.
         reference: The score that others are compared with.
     """
     drawn: list[str] = []

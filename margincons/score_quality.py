@@ -51,7 +51,7 @@ def quality(
         seed: Seed of the bootstrap.
 
     Returns:
-        One row per score, columns of `Estimate`: "tau", "AUROC", "FPR@95", and for each its "gain".
+        One row per score, columns of `Estimate`: "tau", "AUROC", ``"FPR@95"``, and for each its "gain".
 
     Raises:
         DegenerateError: If all images are brittle at epsilon, or none, or a score is constant.
@@ -85,7 +85,7 @@ def gains(results: Mapping[str, pd.DataFrame], *, statistic: str) -> pd.DataFram
 
     Args:
         results: Under each network a table of `quality`.
-        statistic: "tau", "AUROC" or "FPR@95".
+        statistic: "tau", "AUROC" or ``"FPR@95"``.
     """
     return _by_network(
         results, f"{statistic} gain", lambda gain: f"{gain:+.3f}{MARKS[verdict(gain, statistic=statistic)]}"

@@ -133,14 +133,27 @@ def first_order_margin(model: nn.Module, inputs: Tensor, *, norm: str, rivals: i
     """
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_()
-        logits = model(inputs)
-        top = logits.topk(min(rivals + 1, logits.shape[1]), dim=1).values
-        distances = []
-        for rival in range(1, top.shape[1]):
-            gap = top[:, 0] - top[:, rival]
-            (gradient,) = torch.autograd.grad(gap.sum(), inputs, retain_graph=rival + 1 < top.shape[1])
-            slope = vector_norm(gradient, dual_norm(norm))
-            distances.append(torch.where(slope > 0, gap.detach() / slope, torch.inf))
+        return linearised_distance(model(inputs), inputs, norm=norm, rivals=rivals).detach()
+
+
+def linearised_distance(logits: Tensor, inputs: Tensor, *, norm: str, rivals: int = 9) -> Tensor:
+    """The first-order margin of a pass that was made already, differentiable in the gaps; slopes count as constants.
+
+    For a piecewise linear network they are constant, so that almost everywhere this is its gradient.
+
+    Args:
+        logits: What a network gave (n, k), with the graph of the pass.
+        inputs: The images (n, c, h, w) it was given, which require a gradient.
+        norm: "Linf", "L2" or "L1".
+        rivals: As in `first_order_margin`.
+    """
+    top = logits.topk(min(rivals + 1, logits.shape[1]), dim=1).values
+    distances = []
+    for rival in range(1, top.shape[1]):
+        gap = top[:, 0] - top[:, rival]
+        (gradient,) = torch.autograd.grad(gap.sum(), inputs, retain_graph=True)
+        slope = vector_norm(gradient, dual_norm(norm))
+        distances.append(torch.where(slope > 0, gap / slope.where(slope > 0, 1), torch.inf))
     return torch.stack(distances).amin(dim=0)
 
 

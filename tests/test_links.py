@@ -16,7 +16,13 @@ OUTSIDE = re.compile(
 )
 ENTRY = re.compile(r"@\w+\{(?P<key>[^,]+),\n(?P<fields>(?:  \w+ = \{.*\},\n)+)\}")
 FIELD = re.compile(r"^  (\w+) = \{(.*)\},$", re.MULTILINE)
-VENUES = {"inproceedings": "booktitle", "article": "journal", "techreport": "institution", "misc": "eprint"}
+VENUES = {
+    "inproceedings": "booktitle",
+    "article": "journal",
+    "techreport": "institution",
+    "misc": "eprint",
+    "book": "publisher",
+}
 
 
 class Links(HTMLParser):

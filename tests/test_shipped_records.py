@@ -29,7 +29,10 @@ def long_form(name):
 
 def test_every_shipped_record_is_measured_again_here_or_by_the_tests_of_what_made_it():
     others = [name for name in shipped_records() if name not in INDEPENDENT + BUNDLED]
-    assert all(name.startswith(("benchmark/", "pseudo_margin/", "scale/", "scores/", "training/")) for name in others)
+    assert all(
+        name.startswith(("benchmark/", "detector_attacks/", "pseudo_margin/", "scale/", "scores/", "training/"))
+        for name in others
+    )
     assert len(INDEPENDENT) == 10
     assert len(BUNDLED) > 40
 
@@ -42,10 +45,10 @@ def test_a_shipped_record_says_how_it_was_made(name):
     assert len(about["made"]["commit"].removesuffix("-dirty")) == 40
     if not name.startswith("benchmark/"):
         makers = {"pseudo_margin": "margincons fit ", "scale": "cost_runs.py "}
-        makers |= {"scores": "score_runs.py ", "training": "training_runs.py "}
+        makers |= {"detector_attacks": "attack_runs.py ", "scores": "score_runs.py ", "training": "training_runs.py "}
         assert about["made"]["command"].startswith(makers.get(name.split("/")[0], "margincons measure "))
         assert not about["made"]["commit"].endswith("-dirty")
-    if not name.startswith(("benchmark/", "pseudo_margin/", "scale/", "scores/", "training/")):
+    if not name.startswith(("benchmark/", "detector_attacks/", "pseudo_margin/", "scale/", "scores/", "training/")):
         assert {"weights_sha256", "data_sha256", "seed", "batch_size", "norm", "attack", "effort"} <= set(
             about["settings"]
         )

@@ -91,6 +91,13 @@ WRONG = {
         ("np.log(", "np.log10(", "base 10"),
         ("np.sort(margins)", "margins", "sort them first"),
     ],
+    "check_worst_threshold": [
+        ("return max(thresholds)", "return min(thresholds)", "flags least"),
+        ("return max(thresholds)", "return np.mean(thresholds)", "average of thresholds"),
+        ("scores[found]", "scores", "all images were ranked"),
+        ("falling[rank - 1]", "falling[rank]", "one rank too far"),
+        ("zip(logit_margins, brittle, strict=True)", "[(logit_margins, brittle)]", "pooled"),
+    ],
     "check_stretch_spread": [
         ("np.log", "", "logarithm is missing"),
         ("feature_distances / input_margins", "feature_distances", "divide them"),
@@ -275,5 +282,18 @@ WRONG |= {  # of measuring margins
             "np.trace(within) / np.trace(between)",
             "ratio of traces",
         ),
+    ],
+}
+WRONG |= {  # of paper to practice
+    "check_wrong_class_margin": [
+        (
+            "torch.where(wrong, top.values[:, 0] - top.values[:, 1], rival - own)",
+            "top.values[:, 0] - top.values[:, 1]",
+            "whichever class leads",
+        ),
+        ("torch.where(wrong, top.values[:, 0] - top.values[:, 1], rival - own)", "rival - own", "over all others"),
+        ("rival - own)", "own - rival)", "whichever class leads"),
+        ("return torch.where", "return -torch.where", "sign is turned"),
+        ("rival - own)", "0 * own)", "negative, not 0"),
     ],
 }

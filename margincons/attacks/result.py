@@ -5,6 +5,7 @@ the boundary is not adversarial everywhere. A *witness* is: a rival leads the le
 `WITNESS_FRACTION` of the largest logit, in two batches of different composition.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -96,11 +97,15 @@ def step_outwards(model: nn.Module, inputs: Tensor, candidates: Tensor, labels: 
 
 
 @torch.no_grad()
-def _is_witness_everywhere(model: nn.Module, candidates: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    logits = model(candidates)
+def in_two_batches(function: Callable[[Tensor], Tensor], candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """What a function of images, such as a network, returns in two batches of different composition, row by row."""
+    first = function(candidates)
     if len(candidates) == 1:
-        again = model(candidates.repeat(3, 1, 1, 1))[:1]
-    else:
-        other_size = max(1, len(candidates) // 2 - 1)  # reversed and cut elsewhere: other neighbours, another size
-        again = torch.cat([model(part) for part in candidates.flip(0).split(other_size)]).flip(0)
+        return first, function(candidates.repeat(3, 1, 1, 1))[:1]
+    other_size = max(1, len(candidates) // 2 - 1)  # reversed and cut elsewhere: other neighbours, another size
+    return first, torch.cat([function(part) for part in candidates.flip(0).split(other_size)]).flip(0)
+
+
+def _is_witness_everywhere(model: nn.Module, candidates: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    logits, again = in_two_batches(model, candidates)
     return leads_clearly(logits, labels) & leads_clearly(again, labels), logits.argmax(dim=1)

@@ -33,7 +33,11 @@ from margincons.exercises.pitfalls import (
     check_median_size,
     check_straight_through,
 )
-from margincons.exercises.practice import check_tail_exponent
+from margincons.exercises.practice import (
+    check_tail_exponent,
+    check_worst_threshold,
+    check_wrong_class_margin,
+)
 from margincons.exercises.records import (
     check_class_thresholds,
     check_corrected_share,
@@ -80,4 +84,6 @@ __all__ = [
     "check_transfer_rate",
     "check_variability",
     "check_verdicts",
+    "check_worst_threshold",
+    "check_wrong_class_margin",
 ]
