@@ -96,6 +96,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "figure_data",
         "slides",
         "shift_study",
+        "shift_runs",
         "shift_plots",
         "pseudo_margin_fits",
         "calibration",

@@ -15,6 +15,7 @@ from margincons.records import read_record, shipped_records
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 INDEPENDENT = [name for name in shipped_records() if name.startswith("cifar10/")]
 BUNDLED = [name for name in shipped_records() if name.startswith("digits/")]
+MADE_OTHERWISE = ("benchmark/", "detector_attacks/", "pseudo_margin/", "scale/", "scores/", "shifts/", "training/")
 SAMPLE = {"autoattack": 2, "fab_paper": 2, "fgsm-crown": 2}  # rows, of the slow ones; ten of the others
 
 
@@ -29,10 +30,7 @@ def long_form(name):
 
 def test_every_shipped_record_is_measured_again_here_or_by_the_tests_of_what_made_it():
     others = [name for name in shipped_records() if name not in INDEPENDENT + BUNDLED]
-    assert all(
-        name.startswith(("benchmark/", "detector_attacks/", "pseudo_margin/", "scale/", "scores/", "training/"))
-        for name in others
-    )
+    assert all(name.startswith(MADE_OTHERWISE) for name in others)
     assert len(INDEPENDENT) == 10
     assert len(BUNDLED) > 40
 
@@ -45,10 +43,11 @@ def test_a_shipped_record_says_how_it_was_made(name):
     assert len(about["made"]["commit"].removesuffix("-dirty")) == 40
     if not name.startswith("benchmark/"):
         makers = {"pseudo_margin": "margincons fit ", "scale": "cost_runs.py "}
-        makers |= {"detector_attacks": "attack_runs.py ", "scores": "score_runs.py ", "training": "training_runs.py "}
+        makers |= {"detector_attacks": "attack_runs.py ", "scores": "score_runs.py ", "shifts": "shift_runs.py "}
+        makers |= {"training": "training_runs.py "}
         assert about["made"]["command"].startswith(makers.get(name.split("/")[0], "margincons measure "))
         assert not about["made"]["commit"].endswith("-dirty")
-    if not name.startswith(("benchmark/", "detector_attacks/", "pseudo_margin/", "scale/", "scores/", "training/")):
+    if not name.startswith(MADE_OTHERWISE):
         assert {"weights_sha256", "data_sha256", "seed", "batch_size", "norm", "attack", "effort"} <= set(
             about["settings"]
         )
