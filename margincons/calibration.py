@@ -4,6 +4,8 @@ from pathlib import Path
 
 import torch
 
+from margincons.classifier import Classifier
+from margincons.conformal import conformal_rank
 from margincons.data import load_images
 from margincons.detector import Detector
 from margincons.devices import choose_device
@@ -11,6 +13,8 @@ from margincons.errors import UsageError
 from margincons.labelled_margins import check_record
 from margincons.measure import measure, record_folder
 from margincons.records import read_record
+from margincons.scorer import make_scorer
+from margincons.threat import ThreatModel
 from margincons.zoo import load_model
 
 
@@ -63,8 +67,13 @@ def calibrate_detector(
             "Expected calibration images that the network was not trained on, got the split 'train': margins are "
             "larger there, and thresholds found on them promise nothing on new images."
         )
+    ThreatModel(norm=norm, epsilon=epsilon)
+    for rate in (miss_rate, false_alarm_rate):
+        if rate is not None:
+            conformal_rank(1, rate)  # what cannot be meant is refused before hours of measuring
     model, images = load_model(model_id, download=download), load_images(data, split=split, n=limit, download=download)
     model = model.to(choose_device(device))
+    make_scorer(score, Classifier(model, images.inputs[:2]), norm=norm)
     if record is None:
         out = record_folder(Path(records), model_id, norm, attack, split=split)
         options = {"norm": norm, "attack": attack, "effort": effort, "seed": seed, "out": out, "split": split}

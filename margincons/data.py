@@ -202,7 +202,7 @@ def _folder(path: Path, n: int | None, lazy: bool) -> Images:
             path, "one subfolder of images per class", str(error).split(". ", maxsplit=1)[0]
         ) from None
     rows = np.random.default_rng(0).permutation(len(stored))[: n or None]
-    inputs, decoding = decode_pictures([stored.samples[row][0] for row in rows], folder=path)
+    inputs, decoding = decode_pictures([stored.samples[row][0] for row in rows])
     return Images(
         inputs=inputs if lazy else inputs.decode(np.arange(len(rows))),
         labels=torch.tensor([stored.targets[row] for row in rows]),

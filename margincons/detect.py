@@ -51,7 +51,8 @@ def open_images(
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)[: limit or None]
     if not files:
         raise FileFormatError(folder, f"pictures ({', '.join(PICTURES)})", "none")
-    inputs, _ = decode_pictures(files, folder=folder, grey=detector.image_shape[0] == 1)
+    channels, *shape = detector.image_shape
+    inputs, _ = decode_pictures(files, grey=channels == 1, shape=tuple(shape))
     return NamedImages(inputs=inputs, names=[path.relative_to(folder).as_posix() for path in files])
 
 

@@ -103,7 +103,7 @@ class Detector:
         scores = scorer(_pass(classifier, scorer, inputs, batch_size))
         thresholds = calibrate(
             scores.cpu().numpy(),
-            margins.cpu().numpy() if isinstance(margins, Tensor) else margins,
+            margins.detach().cpu().numpy() if isinstance(margins, Tensor) else margins,
             sign=scorer.sign,
             epsilon=epsilon,
             miss_rate=miss_rate,
@@ -176,6 +176,8 @@ class Detector:
 
     def _passed(self, images: Tensor, batch_size: int) -> Outputs:
         batch = images[None] if isinstance(images, Tensor) and images.dim() == 3 else images
+        if isinstance(batch, Tensor) and batch.is_floating_point():
+            batch = batch.float()
         check_images(batch)
         if tuple(batch.shape[1:]) != self.image_shape:
             expected = f"(n, {', '.join(map(str, self.image_shape))}), as in the calibration"
@@ -189,7 +191,8 @@ def _pass(classifier: Classifier, scorer: Scorer, inputs: Tensor | Decoded, batc
     device = classifier.device
     if classifier.model.training:
         classifier.model.eval()
-    parts = (inputs[start : start + batch_size].to(device) for start in range(0, len(inputs), batch_size))
+    starts = range(0, max(1, len(inputs)), batch_size)  # no images make one empty batch
+    parts = (inputs[start : start + batch_size].to(device) for start in starts)
     if not scorer.needs_features:
         return Outputs(logits=_joined([classifier.model(part) for part in parts]), features=None)
     outputs = [classifier.pass_through(part) for part in parts]

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,49 +10,61 @@ from margincons.decoding import Decoded
 from margincons.errors import FileFormatError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision reads
+RESIZED, CROPPED = 256, 224  # shorter side, then the square in its middle: what ImageNet's networks are tested on
 
 
 def decode_pictures(
-    files: Sequence[str | Path], *, folder: Path, grey: bool = False, size: int = 224
+    files: Sequence[str | Path], *, grey: bool = False, shape: tuple[int, int] | None = None
 ) -> tuple[Decoded, str]:
-    """Open pictures; those of several sizes, or larger ones, are resized and cropped as ImageNet's are.
+    """Open pictures; each is decoded in the same way, whichever others are opened with it, once the shape is known.
+
+    A picture of the wanted shape is taken as it is. Others are resized and cropped as ImageNet's are where that is the
+    shape wanted, and refused where it is not.
 
     Args:
         files: Their paths.
-        folder: Where they were found, for messages.
         grey: One channel; else three, grey ones becoming coloured.
-        size: Side that larger ones are cropped to.
+        shape: Height and width wanted; if None that of all the pictures, where they have one and it is not larger than
+            `CROPPED`, else `CROPPED` by `CROPPED`.
 
     Returns:
         The images, decoded when rows are asked for, and how stored values become [0, 1].
 
     Raises:
-        FileFormatError: If one cannot be read, or unpacks to more than Pillow allows.
+        FileFormatError: If one cannot be read, has more than 8 bits a channel, cannot be brought to the shape
+            wanted, or unpacks to more than Pillow allows.
     """
     from PIL import Image
     from torchvision import transforms
 
     damage = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises
-    try:
-        sizes = set()
-        for file in files:
+    found = {}
+    for file in files:
+        try:
             with Image.open(file) as header:
-                sizes.add(header.size)
-    except damage as error:
-        raise FileFormatError(folder, "images", str(error)) from None
-    same = len(sizes) == 1 and max(*sizes.copy().pop()) <= size
-    steps = [] if same else [transforms.Resize(256), transforms.CenterCrop(size)]
-    to_tensor = transforms.Compose([*steps, transforms.ToTensor()])
+                found[file], mode = header.size[::-1], header.mode
+        except damage as error:
+            raise FileFormatError(file, "an image", str(error)) from None
+        if mode[0] in "IF":  # Pillow would cut what exceeds 255, without a word
+            raise FileFormatError(file, "a picture of 8 bits a channel", f"one of mode {mode}")
+    sizes = set(found.values())
+    if shape is None:
+        shape = sizes.copy().pop() if len(sizes) == 1 and max(map(max, sizes)) <= CROPPED else (CROPPED, CROPPED)
+    others = [file for file, size in found.items() if size != shape]
+    if others and shape != (CROPPED, CROPPED):
+        wanted, got = ("x".join(map(str, size)) for size in (shape, found[others[0]]))
+        raise FileFormatError(others[0], f"a picture of {wanted} pixels", f"one of {got}")
+    fit = transforms.Compose([transforms.Resize(RESIZED), transforms.CenterCrop(CROPPED)])
+    to_tensor = transforms.ToTensor()
 
     def read(file: str | Path) -> Tensor:
-        with Image.open(file) as picture:
-            return to_tensor(picture.convert("L" if grey else "RGB"))
-
-    def decode(places: np.ndarray) -> Tensor:
         try:
-            return torch.stack([read(files[place]) for place in places])
+            with Image.open(file) as picture:
+                same = picture.convert("L" if grey else "RGB")
         except damage as error:
-            raise FileFormatError(folder, "images", str(error)) from None
+            raise FileFormatError(file, "an image", str(error)) from None
+        return to_tensor(same if found[file] == shape else fit(same))
 
-    decoding = "divided by 255" + ("" if same else f", resized to 256 and cropped to {size}")
-    return Decoded(decode=decode, count=len(files)), decoding
+    decoding = "divided by 255" + (f", resized to {RESIZED} and cropped to {CROPPED}" if others else "")
+    decoded = Decoded(decode=lambda places: torch.stack([read(files[place]) for place in places]), count=len(files))
+    return decoded, decoding

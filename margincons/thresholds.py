@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import beta
 from torch import Tensor
 
-from margincons.conformal import conformal_threshold
+from margincons.conformal import conformal_rank, conformal_threshold
 from margincons.detection import is_brittle
 from margincons.errors import ShapeError, UsageError
 
@@ -33,10 +34,19 @@ class Thresholds:
         """Say in one line what is flagged, and what that promises."""
         beyond = "<=" if self.sign > 0 else ">="
         share = f"{100 * self.miss_rate:.3g}%"
-        text = f"flags scores {beyond} {self.flag:.4g}, so that at most {share} of the brittle images pass"
+        low, high = (f"{100 * end:.2g}%" for end in self.miss_range)
+        text = f"flags scores {beyond} {self.flag:.4g}, so that at most {share} of the brittle images pass on average "
+        text += f"over calibrations ({low} to {high} in nine of ten)"
         if self.alarm is not None:
             text += f"; calls brittle at most {100 * self.false_alarm_rate:.3g}% of the robust ones"
         return f"{text} (calibrated on {self.n_brittle} brittle and {self.n_robust} robust images)"
+
+    @property
+    def miss_range(self) -> tuple[float, float]:
+        """5% and 95% points of the miss rate of one calibration like this: a beta law, where scores have no ties."""
+        k = conformal_rank(self.n_brittle, self.miss_rate)
+        low, high = beta(k, self.n_brittle + 1 - k).ppf([0.05, 0.95])
+        return float(low), float(high)
 
     def flagged(self, scores: Tensor) -> Tensor:
         """Which of the scores (n,) are flagged (n,); NaN is, since nothing vouches for it."""

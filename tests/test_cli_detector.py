@@ -18,7 +18,7 @@ def test_calibrate_measures_and_writes_a_detector_that_detect_runs(tmp_path, cap
     assert main(measured) == 0
     out = capsys.readouterr().out
     assert out.startswith("new/d.safetensors: flags scores <= ")
-    assert "at most 20% of the brittle images pass (calibrated on " in out
+    assert "at most 20% of the brittle images pass on average over calibrations (" in out
     assert (tmp_path / "runs/digits/trades/Linf/minimum_norm/shard-00000.parquet").exists()
     assert main(["detect", "new/d.safetensors", "digits/trades", "--data", "digits", "--limit", "30"]) == 0
     out = capsys.readouterr().out

@@ -183,7 +183,7 @@ def test_a_folder_without_classes_or_with_a_damaged_image_is_refused(tmp_path):
     with pytest.raises(FileFormatError, match="to hold one subfolder of images per class"):
         load_images(f"{tmp_path}/")
     (tmp_path / "a" / "0.png").write_bytes(b"no image")
-    with pytest.raises(FileFormatError, match="to hold images, got cannot identify image file"):
+    with pytest.raises(FileFormatError, match="to hold an image, got cannot identify image file"):
         load_images(f"{tmp_path}/")
 
 

@@ -75,5 +75,5 @@ def test_a_file_that_ends_too_early_and_pixels_that_are_none_are_refused(tmp_pat
     folder = save_folder(tmp_path / "folder", np.random.default_rng(0))
     images = load_images(str(folder), lazy=True)
     (folder / "a" / "0.png").write_bytes(b"no image")
-    with pytest.raises(FileFormatError, match="to hold images"):
+    with pytest.raises(FileFormatError, match="to hold an image"):
         images.checksum()

@@ -93,7 +93,7 @@ def test_few_images_make_a_sheet_too(detector, n):
         ("nowhere/at/all", MissingFileError, "Expected a folder of images at nowhere/at/all, found none"),
         ("digit", UnknownNameError, "Unknown dataset 'digit'"),
         ("empty", FileFormatError, "Expected empty to hold pictures (.jpg, .jpeg, .png"),
-        ("broken", FileFormatError, "Expected broken to hold images, got cannot identify image file"),
+        ("broken", FileFormatError, "Expected broken/a.png to hold an image, got cannot identify image file"),
     ],
 )
 def test_what_holds_no_images_is_named(detector, tmp_path, monkeypatch, data, error, text):

@@ -121,3 +121,14 @@ def test_what_cannot_be_calibrated_on_is_refused(change, error, text):
     with pytest.raises(error) as caught:
         calibrate(**options | {"false_alarm_rate": 0.1} | change)
     assert text in str(caught.value)
+
+
+def test_nine_of_ten_calibrations_miss_as_many_as_the_range_says():
+    rng, m = np.random.default_rng(0), 60
+    found = [
+        calibrate(rng.uniform(size=m), np.zeros(m), sign=1, epsilon=0.1, miss_rate=0.1) for _ in range(600)
+    ]  # brittle scores are uniform: the chance to pass above the flag is one less the flag
+    low, high = found[0].miss_range
+    inside = np.mean([low <= 1 - one.flag <= high for one in found])
+    assert abs(inside - 0.9) < 4 * np.sqrt(0.09 / 600)
+    assert low < 0.1 < high
