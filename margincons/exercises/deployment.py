@@ -19,8 +19,9 @@ def check_flag_threshold(student: Function) -> None:
 
     check(
         student,
-        cases=[{"logit_margins": LOGIT_MARGINS, "brittle": BRITTLE, "miss_rate": rate} for rate in (0.3, 0.1)],
-        answer=lambda margins, brittle, rate: -conformal_threshold(-margins[brittle], rate),
+        cases=[{"logit_margins": LOGIT_MARGINS, "brittle": BRITTLE, "miss_rate": rate} for rate in (0.3, 0.1)]
+        + [{"logit_margins": LOGIT_MARGINS, "brittle": BRITTLE, "miss_rate": 0.05}],  # which nine cannot promise
+        answer=lambda s, b, r: -conformal_threshold(-s[b], r) if conformal_rank(b.sum(), r) else np.inf,
         mistakes={
             "all images were ranked; the promise is about the brittle ones, so rank only those": lambda s, b, r: (
                 np.sort(s)[::-1][int(r * (len(s) + 1)) - 1]
@@ -37,6 +38,9 @@ def check_flag_threshold(student: Function) -> None:
             "a quantile of the calibration images, at whichever end, forgets the new image": lambda s, b, r: (
                 np.quantile(s[b], r)
             ),
+            "where there are too few brittle images to promise that rate, all must be flagged": lambda s, b, r: falling(
+                s, b
+            )[int(r * (b.sum() + 1) + 1e-9) - 1],
             "the robust images were ranked": lambda s, b, r: np.sort(s[~b])[::-1][0],
         },
     )
