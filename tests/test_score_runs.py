@@ -19,6 +19,7 @@ from margincons.score_runs import BUNDLED, costs_of, main, obtain_scores, score_
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 FEW = Settings(votes=10, clever_batches=2, clever_samples=2)
 SHIPPED = [name for name in shipped_records() if name.startswith("scores/")]
+INDEPENDENT = [name for name in SHIPPED if name.startswith("scores/cifar10/")]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,9 @@ def test_a_sample_of_the_bundled_networks_scores_is_found_again(name):
 
 @pytest.mark.data
 @pytest.mark.skipif(not DATA.is_dir(), reason="independent networks are not on this machine")
-@pytest.mark.parametrize("name", [name for name in SHIPPED if name.startswith("scores/cifar10/")])
+@pytest.mark.parametrize(
+    "name", [INDEPENDENT[0], *(pytest.param(name, marks=pytest.mark.slow) for name in INDEPENDENT[1:])]
+)
 def test_a_sample_of_the_independent_networks_scores_is_found_again(name):
     table = read_record(name)
     assert table.attrs["settings"]["images"] == len(table) == 400
