@@ -189,6 +189,17 @@ def test_a_plan_follows_names_back_to_the_parameters(tmp_path):
     ]
 
 
+def test_a_plan_of_names_that_all_rest_on_each_other_is_made_at_once(tmp_path):
+    (tmp_path / "notebooks" / "params").mkdir(parents=True)
+    tangled = [f"x{i} = ({', '.join(f'x{j}' for j in range(40) if j != i)}, name)" for i in range(40)]
+    write_page(tmp_path, "one", *tangled, "mc.measure_images(x0, images)", parameters="name: str = 'digits/a'  # a")
+    write_toc(tmp_path, "one")
+    write_profile(tmp_path, "{}")
+    (page,) = book_pages(tmp_path)
+    (line,) = planned_measurements(page, {})
+    assert line.startswith("measure 1 network on ")
+
+
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     """Two pages of which the second fails, executed once; and what was said of it."""

@@ -75,8 +75,9 @@ class _Source:
         found = [node for node in ast.walk(self.tree) if isinstance(node, ast.Call) and _name(node.func) in names]
         return sorted(found, key=lambda call: (call.lineno, call.col_offset))
 
-    def mentioned(self, expression: ast.expr, seen: frozenset[str] = frozenset()) -> list[bool | int | float | str]:
-        """Values of all constants and parameters that an expression rests on."""
+    def mentioned(self, expression: ast.expr, seen: set[str] | None = None) -> list[bool | int | float | str]:
+        """Values of all constants and parameters that an expression rests on; each name is followed once."""
+        seen = set() if seen is None else seen
         values = []
         for node in ast.walk(expression):
             if isinstance(node, ast.Constant):
@@ -85,8 +86,9 @@ class _Source:
                 value = self.parameters[node.id]
                 values += value if isinstance(value, list) else [value]
             elif isinstance(node, ast.Name) and node.id not in seen:
+                seen.add(node.id)
                 for bound in self.bound.get(node.id, []):
-                    values += self.mentioned(bound, seen | {node.id})
+                    values += self.mentioned(bound, seen)
         return list(dict.fromkeys(values))
 
 
