@@ -95,7 +95,7 @@ def test_a_check_rejects_a_usual_mistake_and_says_what_it_is(name, right, wrong,
         run(task, task.solution.replace(right, wrong))
 
 
-PARTS = ("Evaluating robustness", "The paper", "Measuring margins")
+PARTS = ("Evaluating robustness", "The paper", "Measuring margins", "From paper to practice")
 TOC = yaml.safe_load((NOTEBOOKS.parent / "_toc.yml").read_text())["parts"]
 TAUGHT = [Path(page["file"]).name for part in TOC if part["caption"] in PARTS for page in part["chapters"]]
 
