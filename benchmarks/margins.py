@@ -116,7 +116,7 @@ def main() -> None:
         files = sorted(options.out.glob(f"{norm}/*/*.parquet"))
         tables, abouts = zip(*map(read_shard, files), strict=True)
         results = pd.concat(tables, ignore_index=True)
-        parts = sorted({f"{about['made']['command']} @ {about['made']['commit']}" for about in abouts})
+        parts = sorted({f"{portable(about['made']['command'])} @ {about['made']['commit']}" for about in abouts})
         reference = _shipped(f"benchmark/{norm}-reference")
         best = best_known(results, reference)
         if norm == "Linf":
@@ -140,6 +140,11 @@ def main() -> None:
             if {attack, FAB} <= set(results["attack"]):
                 looser = looser_networks(results, best, attack=attack, rival=FAB)
                 print(f"{attack} is looser than FAB, on average over a network's images, on: {looser or 'none'}")
+
+
+def portable(command: str) -> str:
+    """A command whose absolute paths are cut to their last part: where a folder lay is nobody's business."""
+    return " ".join(Path(word).name if word.startswith("/") else word for word in command.split())
 
 
 def _shipped(name: str) -> pd.DataFrame | None:
