@@ -1,12 +1,15 @@
 """Runs that hold `evade` against plain PGD: every bundled network, all test images, the same number of gradients.
 
-``python -m margincons.attack_runs FOLDER`` writes the record that the book shows, in about five minutes on one core.
+``python -m margincons.attack_runs FOLDER`` writes the record that the book shows, in about five minutes on one core;
+networks whose shards are there are left alone, so that an interrupted run goes on with the next.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -16,7 +19,7 @@ from margincons.data import load_images
 from margincons.detector_attacks import evade, wrong_class_pgd
 from margincons.errors import DegenerateError
 from margincons.passes import CountPasses
-from margincons.records import provenance, write_shard
+from margincons.records import check_settings, provenance, read_record, read_shard, write_shard
 from margincons.zoo import load_model
 from margincons.zoo.bundled import bundled_index
 
@@ -62,18 +65,42 @@ def both_attacks(model: nn.Module, inputs: Tensor, *, indices: Tensor, radii: Se
     return pd.concat(tables, ignore_index=True)
 
 
-def main(folder: str) -> None:
-    """Make all runs and write their record."""
-    torch.set_num_threads(1)
-    made, images = provenance(), load_images("digits")
-    indices, tables = torch.arange(len(images)), []
-    for model_id in tqdm(list(bundled_index()), desc="networks", file=sys.__stderr__):
-        tables.append(both_attacks(load_model(model_id), images.inputs, indices=indices).assign(network=model_id))
-    table = pd.concat(tables, ignore_index=True).rename_axis("index").reset_index()
+def run(folder: str | Path, *, limit: int | None = None, progress: bool = True) -> pd.DataFrame:
+    """Make the runs that a folder lacks, one shard per network, and read the whole record.
+
+    Args:
+        folder: Of the record.
+        limit: The first test images only; all when None.
+        progress: Whether to draw a bar over networks.
+
+    Raises:
+        RecordError: If a shard was made with other settings.
+    """
+    images = load_images("digits", n=limit)
     settings = SETTINGS | {"data": "digits/test", "data_sha256": images.checksum(), "norm": "Linf", "device": "cpu"}
     settings["weights_sha256"] = {model_id: about["sha256"] for model_id, about in bundled_index().items()}
-    write_shard(Path(folder) / "shard-00000.parquet", table, settings, made)
+    bar = tqdm(list(bundled_index()), desc="networks", file=sys.__stderr__, disable=not progress)
+    for number, model_id in enumerate(bar):
+        path = Path(folder) / f"shard-{number:05d}.parquet"
+        if path.is_file():
+            check_settings(path, read_shard(path)[1]["settings"], settings)
+            continue
+        made = provenance()
+        table = both_attacks(load_model(model_id), images.inputs, indices=torch.arange(len(images)))
+        table = table.assign(network=model_id)
+        table.insert(0, "index", number * len(table) + np.arange(len(table)))
+        write_shard(path, table, settings, made)
+    return read_record(folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make all runs from the command line."""
+    parser = argparse.ArgumentParser(prog="margincons.attack_runs", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder of the record")
+    folder = parser.parse_args(arguments).folder
+    torch.set_num_threads(1)
+    print(f"{folder}: {len(run(folder))} images, by network and radius")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -1,9 +1,11 @@
 import pytest
 import torch
 
-from margincons.attack_runs import RADII, RECORD, SETTINGS, both_attacks
+from margincons import attack_runs
+from margincons.attack_runs import RADII, RECORD, SETTINGS, both_attacks, main, run
 from margincons.data import load_images
 from margincons.detection import detection
+from margincons.errors import RecordError
 from margincons.records import read_record
 from margincons.zoo import load_model
 from margincons.zoo.bundled import bundled_index
@@ -41,3 +43,25 @@ def test_at_the_detectors_own_epsilon_evasion_is_never_behind_plain_pgd_on_any_n
         table = read_record(f"{model_id}/Linf/minimum_norm")
         threshold = detection(table, epsilon=0.1, replicates=1).threshold95.value
         assert (part["evade"] > threshold).sum() >= (part["pgd"] > threshold).sum(), model_id
+
+
+def test_an_interrupted_run_goes_on_with_the_networks_that_are_missing(tmp_path, monkeypatch):
+    two = {name: bundled_index()[name] for name in ("digits/mlp", "digits/trades")}
+    monkeypatch.setattr(attack_runs, "bundled_index", lambda: two)
+    whole = run(tmp_path, limit=4, progress=False)
+    assert whole.groupby("network", sort=False).size().to_dict() == dict.fromkeys(two, 4 * len(RADII))
+    assert whole["index"].tolist() == list(range(len(whole)))
+    first, second = sorted(tmp_path.glob("shard-*.parquet"))
+    second.unlink()
+    kept = first.stat()
+    again = run(tmp_path, limit=4, progress=False)
+    assert again.equals(whole)
+    assert (first.stat().st_ino, first.stat().st_mtime_ns) == (kept.st_ino, kept.st_mtime_ns)
+    with pytest.raises(RecordError, match="data_sha256"):
+        run(tmp_path, limit=5, progress=False)
+
+
+def test_the_command_asks_for_its_folder(capsys):
+    with pytest.raises(SystemExit):
+        main([])
+    assert "the following arguments are required: folder" in capsys.readouterr().err
