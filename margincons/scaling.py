@@ -13,6 +13,7 @@ from margincons.consistency import column
 from margincons.detection import is_correct
 from margincons.errors import DegenerateError, UsageError
 from margincons.intervals import Estimate
+from margincons.scores import gaps_and_gradients
 from margincons.threat import check_images, check_norm, per_item, vector_norm
 
 ROUNDS = 30  # of bisection: a margin to 1e-9 of the box
@@ -86,13 +87,10 @@ def linearised_margins(model: nn.Module, inputs: Tensor, *, norm: str, rivals: i
     check_images(inputs)
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_()
-        logits = model(inputs)
-        top = logits.topk(min(rivals + 1, logits.shape[1]), dim=1).values
-        distances = []
-        for rival in range(1, top.shape[1]):
-            gap = top[:, 0] - top[:, rival]
-            (gradient,) = torch.autograd.grad(gap.sum(), inputs, retain_graph=rival + 1 < top.shape[1])
-            distances.append(_distance(gradient, inputs.detach(), gap.detach(), norm))
+        distances = [
+            _distance(gradient, inputs.detach(), gap.detach(), norm)
+            for gap, gradient in gaps_and_gradients(model(inputs), inputs, rivals=rivals)
+        ]
     return torch.stack(distances).amin(dim=0)
 
 

@@ -4,7 +4,7 @@ Every score is a function of logits, and some of features and the head too. `SCO
 it falls or rises with brittleness; that sign is part of the definition and never taken from data.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -147,14 +147,26 @@ def linearised_distance(logits: Tensor, inputs: Tensor, *, norm: str, rivals: in
         norm: "Linf", "L2" or "L1".
         rivals: As in `first_order_margin`.
     """
-    top = logits.topk(min(rivals + 1, logits.shape[1]), dim=1).values
     distances = []
-    for rival in range(1, top.shape[1]):
-        gap = top[:, 0] - top[:, rival]
-        (gradient,) = torch.autograd.grad(gap.sum(), inputs, retain_graph=True)
+    for gap, gradient in gaps_and_gradients(logits, inputs, rivals=rivals):
         slope = vector_norm(gradient, dual_norm(norm))
         distances.append(torch.where(slope > 0, gap / slope.where(slope > 0, 1), torch.inf))
     return torch.stack(distances).amin(dim=0)
+
+
+def gaps_and_gradients(logits: Tensor, inputs: Tensor, *, rivals: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The top logit's lead over each of the next, (n,), and its gradient, (n, c, h, w): one backward pass per rival.
+
+    Args:
+        logits: What a network gave (n, k), with the graph of the pass.
+        inputs: The images (n, c, h, w) it was given, which require a gradient.
+        rivals: How many rivals, by falling logit; all where there are fewer.
+    """
+    top = logits.topk(min(rivals + 1, logits.shape[1]), dim=1).values
+    for rival in range(1, top.shape[1]):
+        gap = top[:, 0] - top[:, rival]
+        (gradient,) = torch.autograd.grad(gap.sum(), inputs, retain_graph=True)
+        yield gap, gradient
 
 
 @dataclass(frozen=True, kw_only=True)
