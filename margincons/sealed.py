@@ -53,7 +53,8 @@ def read_sealed(path: str | Path, kind: str, *, version: int) -> tuple[dict[str,
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise FileFormatError(path, f"a {kind}", " ".join(str(error).split())[:200]) from None
     text = header.get("margincons", "")
