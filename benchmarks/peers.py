@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from margincons.attacks.autoattack import fab_paper, fab_restarts, fab_targeted
+from margincons.attacks.fab import fab_paper, fab_restarts, fab_targeted
 from margincons.attacks.minimum_norm import search
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]

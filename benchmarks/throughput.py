@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from margincons.attacks.autoattack import fab_paper
 from margincons.attacks.autoattack_package import import_autoattack
+from margincons.attacks.fab import fab_paper
 from margincons.attacks.minimum_norm import search
 from margincons.passes import CountPasses
 from margincons.records import SHIPPED, provenance, write_shard

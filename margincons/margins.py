@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from margincons.attacks.autoattack import autoattack, fab_paper, fab_restarts, fab_targeted
+from margincons.attacks.autoattack import autoattack
+from margincons.attacks.fab import fab_paper, fab_restarts, fab_targeted
 from margincons.attacks.fgsm import fgsm
 from margincons.attacks.minimum_norm import minimum_norm
 from margincons.attacks.pgd import pgd

@@ -11,7 +11,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from torch import Tensor
 
 from margincons.consistency import column
@@ -20,9 +19,8 @@ from margincons.intervals import Estimate
 from margincons.zoo.bundled import bundled_index
 
 BRITTLE, ROBUST = "#D55E00", "#0072B2"
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_REGIONS = ListedColormap(["#A9CCE3", "#FBE6D3", "#86BFA3"])  # three steps of grey as well
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))  # colours that are alike in grey get different ones
 
 
@@ -36,8 +34,8 @@ def model_style(model_id: str) -> dict[str, str | tuple]:
     known = list(bundled_index())
     place = known.index(model_id) if model_id in known else zlib.crc32(model_id.encode())
     return {
-        "color": _COLOURS[place % len(_COLOURS)],
-        "marker": _MARKERS[place % len(_MARKERS)],
+        "color": COLOURS[place % len(COLOURS)],
+        "marker": MARKERS[place % len(MARKERS)],
         "linestyle": _DASHES[place % len(_DASHES)],
     }
 
@@ -154,7 +152,7 @@ def estimates(axes: Axes, columns: dict[str, Sequence[Estimate]], names: Sequenc
         value = np.array([estimate.value for estimate in drawn])
         errors = [estimate.standard_error for estimate in drawn]
         off = errors if bars == "standard error" else _bars(drawn)
-        style = {"color": _COLOURS[place], "marker": _MARKERS[place]}
+        style = {"color": COLOURS[place], "marker": MARKERS[place]}
         axes.errorbar(value, height, xerr=off, ls="", ms=5, capsize=2, label=label, **style)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -162,7 +160,7 @@ def estimates(axes: Axes, columns: dict[str, Sequence[Estimate]], names: Sequenc
 
 def learning_curve(axes: Axes, sizes: Sequence[int], means: Sequence[Estimate], *, place: int, label: str) -> None:
     """Draw estimates over numbers of images, (m,) each; ``place`` 0, 1, .. keeps several curves apart."""
-    style = {"color": (ROBUST, BRITTLE, *_COLOURS[2:])[place], "marker": _MARKERS[place]}
+    style = {"color": (ROBUST, BRITTLE, *COLOURS[2:])[place], "marker": MARKERS[place]}
     moved = np.array(sizes) * (1 + 0.06 * place)
     axes.errorbar(moved, [mean.value for mean in means], yerr=_bars(means), ms=4, capsize=2, label=label, **style)
     axes.set(xscale="log", xlabel="labelled margins")
@@ -187,60 +185,6 @@ def pictures(axes: Sequence[Axes], images: Tensor, titles: Sequence[str]) -> Non
         place.set(xticks=[], yticks=[])
         place.grid(visible=False)
         place.spines[:].set_visible(True)
-
-
-def plane_regions(
-    axes: Axes, regions: Tensor, *, extent: tuple[float, float, float, float] = (0, 1, 0, 1), unit: str = "pixel"
-) -> None:
-    """Colour a rectangle of the plane, (left, right, bottom, top), by decision (h, w); row 0 is at the bottom."""
-    look = {"cmap": _REGIONS, "vmin": 0, "vmax": 2, "interpolation": "nearest"}
-    axes.imshow(regions.numpy(), origin="lower", extent=extent, **look)
-    axes.set(xlabel=f"first {unit}", ylabel=f"second {unit}", xlim=extent[:2], ylim=extent[2:], aspect="equal")
-    axes.grid(visible=False)
-
-
-def plane_circles(axes: Axes, points: Tensor, radii: Tensor) -> None:
-    """Draw points (n, 2), each with a circle of its radius (n,) and its place in the order of radii, from 1."""
-    places = radii.argsort().argsort() + 1
-    for point, radius, place in zip(points.tolist(), radii.tolist(), places.tolist(), strict=True):
-        axes.add_patch(plt.Circle(point, radius, fill=False, ec="black", lw=0.8))
-        axes.annotate(f"{place}", point, ha="center", va="center", fontsize=7, zorder=3)
-    axes.plot(*points.T.numpy(), "o", color="white", mec="black", mew=0.6, ms=10, zorder=2)
-
-
-def plane_path(axes: Axes, image: Tensor, path: Tensor, *, radius: float, norm: str, witness: Tensor) -> None:
-    """Draw an image (2,), the points that an attack visited (steps, 2), the ball it returns and its witness (2,)."""
-    x, y = image.tolist()
-    angle = np.linspace(0, 2 * np.pi, 200)
-    circle = np.stack([np.cos(angle), np.sin(angle)])
-    ball = circle / np.linalg.norm(circle, ord={"Linf": np.inf, "L2": 2, "L1": 1}[norm], axis=0)
-    axes.plot(x + radius * ball[0], y + radius * ball[1], color="black", lw=1, ls="--")
-    axes.plot(*path.T.numpy(), color="black", lw=0.6, alpha=0.5)
-    axes.scatter(
-        *path.T.numpy(), c=np.arange(len(path)), cmap="Greys", s=16, edgecolors="black", linewidths=0.4, zorder=3
-    )
-    axes.plot(x, y, "o", color="black", ms=6, zorder=4)
-    axes.plot(*witness.tolist(), "*", color=BRITTLE, ms=11, mec="black", mew=0.6, zorder=5)
-    reach = 1.15 * max(radius, float((path - image).abs().max()))
-    axes.set(xlim=(x - reach, x + reach), ylim=(y - reach, y + reach))
-
-
-def tightness_marks(axes: Axes, summary: pd.DataFrame, *, peers: Sequence[str]) -> None:
-    """Draw mean excess over backward passes for the attacks of one set, rows of `margincons.tightness.tightness`.
-
-    Args:
-        axes: Where to draw.
-        summary: One row per attack.
-        peers: Names of all attacks that are not ours, over all panels of a figure: a name's mark is the same in each.
-    """
-    efforts = [f"ours {effort}" for effort in ("fast", "standard", "fine", "exhaustive")]
-    ours = summary.loc[[name for name in efforts if name in summary.index]]
-    axes.plot(ours["backward"], ours["mean excess"], "o-", color=BRITTLE, ms=6, zorder=4, label="ours, four efforts")
-    for place, name in enumerate(peers):
-        style = {"mec": _COLOURS[1:][place % 6], "marker": _MARKERS[1:][(place + place // 6) % 6]}
-        row = summary.loc[name] if name in summary.index else {"backward": np.nan, "mean excess": np.nan}
-        axes.plot(row["backward"], row["mean excess"], mfc="none", ms=6, ls="", label=name, **style)
-    axes.set(xscale="log", yscale="log", xlabel="backward passes per image")
 
 
 def against_diagonal(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
@@ -287,26 +231,12 @@ def estimates_by_size(axes: Axes, estimates: pd.DataFrame) -> None:
         value, low, high = ([float(getattr(cell, end, cell)) for cell in line] for end in ("value", "low", "high"))
         shift = 1.06 ** (place - (len(names) - 1) / 2)  # beside each other on the logarithmic axis
         images = np.array(line.index, dtype=float) * shift
-        axes.vlines(images, low, high, color=_COLOURS[place], lw=1.4)
-        axes.plot(
-            images, value, color=_COLOURS[place], marker=_MARKERS[place], ls=_DASHES[place], ms=4, lw=1, label=name
-        )
+        axes.vlines(images, low, high, color=COLOURS[place], lw=1.4)
+        axes.plot(images, value, color=COLOURS[place], marker=MARKERS[place], ls=_DASHES[place], ms=4, lw=1, label=name)
     ticks = sorted(set(estimates.index.get_level_values("images")))
     axes.set(xscale="log", xlabel="images attacked")
     axes.set_xticks(ticks, [str(tick) for tick in ticks], rotation=60)
     axes.minorticks_off()
-
-
-def bracket_bars(axes: Axes, lower: Tensor, upper: Tensor, weaker: Tensor, *, epsilon: float) -> None:
-    """Draw one bar per image from its lower to its upper bound, (n,) each, and a second, weaker lower bound."""
-    order = upper.argsort()
-    place = np.arange(len(order))
-    axes.vlines(
-        place, lower[order].numpy(), upper[order].numpy(), color=ROBUST, lw=1.6, alpha=0.7, label="CROWN to attack"
-    )
-    axes.plot(place, weaker[order].numpy(), ".", color="black", ms=2.5, label="interval")
-    axes.axhline(epsilon, color="#444444", lw=1, ls="--")
-    axes.set(xlabel="image, sorted")
 
 
 def matrix(axes: Axes, values: pd.DataFrame, *, unit: str = "") -> None:

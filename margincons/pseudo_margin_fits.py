@@ -16,10 +16,12 @@ from margincons.classifier import Classifier, Outputs
 from margincons.consistency import consistency
 from margincons.data import load_images
 from margincons.detection import detection
+from margincons.devices import choose_device
 from margincons.errors import DegenerateError
 from margincons.labelled_margins import LabelledMargins, check_split, labelled_margins
-from margincons.measure import choose_device, obtain, record_folder
+from margincons.measure import record_folder
 from margincons.pseudo_margin import PseudoMargin, fit_pseudo_margin
+from margincons.recorded import obtain
 from margincons.records import check_settings, provenance, read_record, write_shard
 from margincons.zoo import load_model
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from margincons.attacks.autoattack import import_autoattack
+from margincons.attacks.autoattack_package import import_autoattack
 from margincons.classifier import Classifier
 from margincons.errors import ForwardError, InPlaceError, NoHeadError, NonFiniteLogitsError, PixelRangeError, ShapeError
 from margincons.zoo import load_model

@@ -17,9 +17,11 @@ from margincons.cautions import NoHeadWarning, VanishingGradientsWarning
 from margincons.certificates import exact_margins
 from margincons.classifier import Classifier
 from margincons.data import load_images
+from margincons.devices import choose_device
 from margincons.errors import PixelRangeError, RecordError, ShapeError, UnknownNameError, UsageError
 from margincons.margins import input_margins
-from margincons.measure import choose_device, measure, measure_again, measure_images, obtain, record_folder
+from margincons.measure import measure, measure_images, record_folder
+from margincons.recorded import measure_again, obtain
 from margincons.records import read_record, read_shard
 from margincons.scores import SCORES, all_scores
 from margincons.threat import vector_norm

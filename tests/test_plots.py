@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from margincons import plots
+from margincons import margin_plots, plots
 from margincons.zoo.bundled import bundled_index
 
 # Dichromats' view of linear RGB. Source: Machado, Oliveira and Fernandes, 2009, IEEE TVCG 15(6), severity 1.
@@ -51,10 +51,10 @@ def test_colours_of_networks_are_told_apart(vision):
 
 @pytest.mark.parametrize("vision", VISION)
 def test_brittle_and_robust_and_the_regions_of_the_plane_are_told_apart(vision):
-    for colours in ([plots.BRITTLE, plots.ROBUST], plots._REGIONS.colors):
+    for colours in ([plots.BRITTLE, plots.ROBUST], margin_plots.REGIONS.colors):
         for first, second in itertools.combinations(colours, 2):
             assert np.linalg.norm(lab(first, vision) - lab(second, vision)) > 6
-    lightness = sorted(lab(colour)[0] for colour in plots._REGIONS.colors)
+    lightness = sorted(lab(colour)[0] for colour in margin_plots.REGIONS.colors)
     assert np.diff(lightness).min() > 6  # and on a grey print, where a region has no mark
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from margincons.data import load_images
 from margincons.errors import RecordError, UsageError
-from margincons.measure import obtain
 from margincons.metrics import kendall_tau
+from margincons.recorded import obtain
 from margincons.records import read_record, shipped_records
 from margincons.score_jobs import CERTIFIED, SCORED, Settings
 from margincons.score_runs import BUNDLED, costs_of, main, obtain_scores, score_again, scored_and_known, with_scores

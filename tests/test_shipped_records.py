@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from margincons.errors import MissingColumnError, MissingFileError
-from margincons.measure import measure_again
 from margincons.metrics import kendall_tau
+from margincons.recorded import measure_again
 from margincons.records import read_record, shipped_records
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"

@@ -11,15 +11,9 @@ from scipy.optimize import linprog
 from torch import nn
 from torch.testing import assert_close
 
-from margincons.attacks.autoattack import (
-    apgd,
-    autoattack,
-    fab_paper,
-    fab_restarts,
-    fab_targeted,
-    import_autoattack,
-    square,
-)
+from margincons.attacks.autoattack import apgd, autoattack, square
+from margincons.attacks.autoattack_package import import_autoattack
+from margincons.attacks.fab import fab_paper, fab_restarts, fab_targeted
 from margincons.attacks.result import AttackResult, step_outwards
 from margincons.cautions import (
     DynamicWarning,

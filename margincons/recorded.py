@@ -1,0 +1,99 @@
+"""Records by the names of what they hold: taken where they are, measured where they are not, and measured again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from margincons.classifier import Classifier
+from margincons.data import load_images
+from margincons.errors import MissingColumnError, RecordError
+from margincons.measure import measure, record_folder
+from margincons.records import read_record
+from margincons.rows import measure_batch
+from margincons.zoo import load_model, state_sha256
+
+
+def obtain(
+    model_id: str, data: str, *, norm: str, attack: str, records: str, split: str = "test", **options: Any
+) -> pd.DataFrame:
+    """Take a record that ships with the package, or measure it into a folder of one's own: what pages call.
+
+    Args:
+        model_id: What `load_model` takes.
+        data: What `load_images` takes.
+        norm: "Linf", "L2" or "L1".
+        attack: Name of the attack.
+        records: "" for the shipped records; else the folder of records to resume and to extend.
+        split: Which images of the data set.
+        options: Further options of `measure`. A shipped record is cut to ``limit``; its effort must be the one asked.
+
+    Raises:
+        RecordError: If the shipped record was measured with another effort.
+    """
+    if records:
+        out = record_folder(Path(records), model_id, norm, attack, split=split)
+        return measure(model_id, data, norm=norm, attack=attack, out=out, split=split, **options)
+    name = record_folder(Path(), model_id, norm, attack, split=split).as_posix()
+    table = read_record(name)
+    effort, recorded = options.get("effort", "standard"), table.attrs["settings"]["effort"]
+    if effort != recorded:
+        raise RecordError(
+            f"Expected effort {effort!r}, the shipped record {name} has {recorded!r}; "
+            "ask for that, or name a folder of records to measure into."
+        )
+    return table.head(options.get("limit") or len(table))
+
+
+def measure_again(
+    table: pd.DataFrame, rows: Sequence[int], *, column: str = "upper", folder: str | Path = ""
+) -> pd.DataFrame:
+    """Measure some rows of a record anew, with the record's own settings, on this machine.
+
+    Args:
+        table: A record, such as the shipped ones.
+        rows: Which rows of the table.
+        column: What to compare: "upper"; "lower" where the record has certificates; "success", as 0 and 1, for
+            attacks with a budget, whose distances say little.
+        folder: Where the file of networks and the .npz of images lie, for a record of one's own networks.
+
+    Returns:
+        Columns "index", "recorded", "live" and "ratio" (live over recorded; 1 where they are equal), one row per image.
+
+    Raises:
+        MissingColumnError: If the record has no such column.
+        RecordError: If the network's weights, or the images, are not those of the record.
+    """
+    settings = table.attrs["settings"]
+    if column not in table:
+        raise MissingColumnError(column, table.columns)
+    dataset, _, split = settings["data"].partition("/")
+    own = ".py:" in settings["model"]
+    images = load_images(
+        str(Path(folder) / f"{dataset}.npz") if own else dataset, split=split or "test", n=settings.get("images")
+    )
+    if settings.get("images") and images.checksum() != settings["data_sha256"]:
+        raise RecordError(f"Expected the images that the record was measured on, those of {settings['data']} changed.")
+    model = load_model(str(Path(folder) / settings["model"]) if own else settings["model"])
+    if state_sha256(model) != settings["weights_sha256"]:
+        raise RecordError(
+            f"Expected the weights that the record was measured with, those of {settings['model']} changed."
+        )
+    if column != "lower":
+        settings = settings | {"certificate": None}  # which can take minutes an image
+    classifier = Classifier(model, images.inputs[:2])
+    chosen = table.iloc[list(rows)]
+    live = measure_batch(classifier, images, torch.tensor(chosen["index"].tolist()), settings).table
+    recorded, again = (part[column].to_numpy(dtype=float) for part in (chosen, live))
+    alike, differ = np.where(again == recorded, 1.0, np.inf), (again != recorded) & (recorded != 0)
+    return pd.DataFrame(
+        {
+            "index": chosen["index"].to_numpy(),
+            "recorded": recorded,
+            "live": again,
+            "ratio": np.divide(again, recorded, out=alike, where=differ),
+        }
+    )
