@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from margincons.cli_values import count, number, seed, whole
+from margincons.errors import UsageError
 
 DETECTOR_EXAMPLES = {
     "calibrate": "margincons calibrate digits/trades --data digits --epsilon 0.1 --out detector.safetensors",
@@ -59,6 +60,8 @@ def run_calibrate(options: argparse.Namespace) -> None:
     """Run `margincons calibrate`."""
     from margincons.calibration import calibrate_detector
 
+    if options.out.is_dir():
+        raise UsageError(f"Expected {options.out} to be the file of the detector, it is a folder.")
     taken = ("epsilon", "miss_rate", "false_alarm_rate", "score", "record", "norm", "attack", "effort", "records")
     taken += ("seed", "split", "limit", "device", "download")
     detector = calibrate_detector(options.model, options.data, **{name: getattr(options, name) for name in taken})
@@ -73,6 +76,8 @@ def run_detect(options: argparse.Namespace) -> None:
     from margincons.devices import choose_device
     from margincons.zoo import load_model
 
+    if options.out.is_file():
+        raise UsageError(f"Expected {options.out} to be the folder of the results, it is a file.")
     model = load_model(options.model, download=options.download).to(choose_device(options.device))
     detector = Detector.load(options.detector, model)
     images = open_images(options.data, detector, split=options.split, limit=options.limit, download=options.download)

@@ -37,3 +37,24 @@ def test_a_record_and_a_false_alarm_rate_make_three_decisions(capsys):
     assert "calls brittle at most 10% of the robust ones" in capsys.readouterr().out
     assert main(["detect", "d.safetensors", "digits/trades", "--data", "digits", "--out", "here", "--worst", "3"]) == 0
     assert set(pd.read_csv("here/detected.csv")["decision"]) == {"brittle", "robust", "undecided"}
+
+
+def test_where_results_cannot_go_is_said_before_anything_is_measured(tmp_path, capsys):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("kept")
+    assert main([*CALIBRATE, "--out", "folder"]) == 2
+    assert "Expected folder to be the file of the detector, it is a folder." in capsys.readouterr().err
+    assert main(["detect", "d.safetensors", "digits/trades", "--data", "digits", "--out", "file"]) == 2
+    assert "Expected file to be the folder of the results, it is a file." in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "kept"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [("--miss-rate", "1.5", "between 0 and 1"), ("--score", "nosuch", "Unknown score"), ("--epsilon", "8", "8/255")],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_measured(option, value, told, tmp_path, capsys):
+    assert main([*CALIBRATE, option, value]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
