@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,12 +53,14 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def write_shard(path: Path, table: pd.DataFrame, settings: dict[str, Any], made: dict[str, Any]) -> None:
+def write_shard(
+    path: Path, table: pd.DataFrame | dict[str, np.ndarray], settings: dict[str, Any], made: dict[str, Any]
+) -> None:
     """Write one shard: to a temporary name, flushed to disk, then renamed.
 
     Args:
         path: Where; its folder is created.
-        table: One row per image.
+        table: One row per image; or its columns, by name, which is quicker.
         settings: What identifies the record; the same in all its shards.
         made: How this shard was made, from `provenance`.
     """

@@ -25,8 +25,13 @@ CERTIFICATES = ("interval", "crown", "exact")
 class Batch:
     """What is known about the images of one batch."""
 
-    table: pd.DataFrame  # one row per image; distances in the norm asked for, on the [0, 1] pixel scale
+    columns: dict[str, np.ndarray]  # (n,) each; distances in the norm asked for, on the [0, 1] pixel scale
     adversarial: Tensor  # (n, c, h, w), on the network's device; the clean image where nothing was found
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per image."""
+        return pd.DataFrame(self.columns)
 
 
 def measure_batch(classifier: Classifier, images: Images, rows: Tensor, settings: dict[str, Any]) -> Batch:
@@ -47,26 +52,23 @@ def measure_batch(classifier: Classifier, images: Images, rows: Tensor, settings
     else:
         bounds = attack_within(model, inputs, indices=rows, epsilon=settings["epsilon"], **options)
     scores = all_scores(outputs, classifier.head, norm=settings["norm"])
-    table = pd.DataFrame(
-        {
-            "index": rows.numpy(),
-            "label": images.labels[rows].numpy(),
-            "predicted": bounds.predicted.cpu().numpy(),
-            **{name: score.cpu().numpy() for name, score in scores.items()},
-            "upper": bounds.upper.cpu().numpy(),
-            "success": bounds.success.cpu().numpy(),
-            "adversarial_label": bounds.adversarial_label.cpu().numpy(),
-            "feature_distance": _feature_distance(model, outputs.features, bounds, settings["norm"]),
-            "forward_passes": bounds.forward_passes.numpy(),
-            "backward_passes": bounds.backward_passes.numpy(),
-            **_certified(classifier, inputs, bounds, settings),
-        },
-        copy=False,
-    )
-    return Batch(table=table, adversarial=bounds.adversarial)
+    columns = {
+        "index": rows.numpy(),
+        "label": images.labels[rows].numpy(),
+        "predicted": bounds.predicted.cpu().numpy(),
+        **{name: score.cpu().numpy() for name, score in scores.items()},
+        "upper": bounds.upper.cpu().numpy(),
+        "success": bounds.success.cpu().numpy(),
+        "adversarial_label": bounds.adversarial_label.cpu().numpy(),
+        "feature_distance": _feature_distance(model, outputs.features, bounds, settings["norm"]),
+        "forward_passes": bounds.forward_passes.numpy(),
+        "backward_passes": bounds.backward_passes.numpy(),
+        **_certified(classifier, inputs, bounds, settings),
+    }
+    return Batch(columns=columns, adversarial=bounds.adversarial)
 
 
-def _certified(classifier: Classifier, inputs: Tensor, bounds: MarginBounds, settings: dict) -> dict[str, Any]:
+def _certified(classifier: Classifier, inputs: Tensor, bounds: MarginBounds, settings: dict) -> dict[str, np.ndarray]:
     """Columns of lower bounds: "lower", and for exact margins the incumbent's distance, the status and the time."""
     method = settings.get("certificate")
     if method is None:
@@ -81,10 +83,10 @@ def _certified(classifier: Classifier, inputs: Tensor, bounds: MarginBounds, set
         for image, upper in tqdm(parts, desc="exact margins", total=len(inputs), file=sys.__stderr__)
     ]
     return {
-        "lower": [float(one.lower) for one in solved],
-        "incumbent": [float(one.upper) for one in solved],
-        "status": [one.status[0] for one in solved],
-        "solve_seconds": [float(one.seconds) for one in solved],
+        "lower": np.array([float(one.lower) for one in solved]),
+        "incumbent": np.array([float(one.upper) for one in solved]),
+        "status": np.array([one.status[0] for one in solved]),
+        "solve_seconds": np.array([float(one.seconds) for one in solved]),
     }
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -44,7 +43,7 @@ class Plan:
 class Measured:
     """A shard that is measured and not yet written."""
 
-    table: pd.DataFrame  # one row per image
+    columns: dict[str, np.ndarray]  # (n,) each
     adversarial: np.ndarray | None  # (n, c, h, w), where they are kept
     made: dict[str, Any]  # how it was made
 
@@ -118,9 +117,9 @@ def measure_shard(
                 notice = f"margincons: out of memory on {classifier.device}; going on with batches of {batch_size}"
                 tqdm.write(notice, file=sys.stderr)
     seconds = round(time.perf_counter() - started, 2)
-    tables, kept = zip(*batches, strict=True)
+    columns, kept = zip(*batches, strict=True)
     return Measured(
-        table=pd.concat(tables, ignore_index=True),
+        columns={name: np.concatenate([batch[name] for batch in columns]) for name in columns[0]},
         adversarial=np.concatenate(kept) if settings.get("keep_images") else None,
         made=made | {"seconds": seconds, "batch_size": batch_size, "warnings": warned},
     )
@@ -131,7 +130,7 @@ def write(shard: Shard, measured: Measured, settings: dict[str, Any]) -> None:
     made = measured.made
     if measured.adversarial is not None:
         made = made | {"images_sha256": write_images(shard.path, np.array(shard.rows), measured.adversarial)}
-    write_shard(shard.path, measured.table, settings, made)
+    write_shard(shard.path, measured.columns, settings, made)
 
 
 def _read_all(folder: Path, with_images: bool) -> dict[Path, tuple[list[int], dict[str, Any]]]:
@@ -173,18 +172,18 @@ def _continues(folder: Path, found: dict[str, Any], wanted: dict[str, Any], chec
 
 def _batches(
     classifier: Classifier, images: Images, rows: range, settings: dict[str, Any], *, batch_size: int, advance: Callable
-) -> tuple[list[tuple[pd.DataFrame, np.ndarray | None]] | None, str]:
+) -> tuple[list[tuple[dict[str, np.ndarray], np.ndarray | None]] | None, str]:
     """Measure batch by batch; None, and what the device said, where memory ran out."""
     done = []
     try:
         for part in torch.arange(rows.start, rows.stop).split(batch_size):
             batch = measure_batch(classifier, images, part, settings)
-            done.append((batch.table, batch.adversarial.cpu().numpy() if settings.get("keep_images") else None))
+            done.append((batch.columns, batch.adversarial.cpu().numpy() if settings.get("keep_images") else None))
             advance(len(part))
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
-        advance(-sum(len(table) for table, _ in done))
+        advance(-sum(len(columns["index"]) for columns, _ in done))
         full = " ".join(str(error).split()) or "an allocation that failed"
     else:
         return done, ""
