@@ -18,13 +18,13 @@ class Caution(UserWarning):
 
     def __str__(self) -> str:
         """One line: what was seen, and what it means."""
-        return f"{self.args[0]}; {self.advice}."
+        return f"{self.args[0]}; {self.advice}{'' if self.advice.endswith('?') else '.'}"
 
 
 class RandomisedWarning(Caution):
     """The same images give other logits in a second pass."""
 
-    advice = "fix the network's randomness, or each margin is that of one draw"
+    advice = "fix the network's randomness, or each margin and each score is that of one draw"
 
 
 class BatchDependentWarning(Caution):
@@ -73,6 +73,24 @@ class ChanceAccuracyWarning(Caution):
     """The network is not right more often than guessing would be."""
 
     advice = "do labels count the classes in the network's order, and are the images what it was trained on?"
+
+
+class NoRobustImagesWarning(Caution):
+    """A detector is calibrated on images that are brittle one and all."""
+
+    advice = "nothing shows what may pass: is epsilon too large, or in another unit than the margins?"
+
+
+class FlagsAllWarning(Caution):
+    """A calibrated threshold flags the robust calibration images, too, all of them."""
+
+    advice = "it vouches for nothing: does the score know anything of these margins? Try another, or allow more misses"
+
+
+class TransparencyWarning(Caution):
+    """Pictures have an alpha channel, which no network here sees."""
+
+    advice = "their colours are read as if opaque: lay them on the background that they are meant for, if some are not"
 
 
 def remembered(tables: Mapping[str, Any]) -> list[str]:

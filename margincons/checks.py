@@ -6,7 +6,7 @@ cost is a few passes over the first images.
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -81,14 +81,28 @@ def check_before_work(
         NonFiniteLogitsError: If a logit is NaN or infinite.
     """
     model, inputs = classifier.model, images.inputs[:n].to(classifier.device)
-    cuda = [inputs.device] if inputs.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):  # a randomised network draws; the measurement after it draws the same
+    with _draws_given_back(inputs):
         logits = classifier.logits(inputs, batch_size=len(inputs))
         _check_classes(images, logits.shape[1])
         found = [] if classifier.head else [NoHeadWarning(f"No features: {classifier.no_head_reason}")]
-        found += _steady(model, inputs, logits) + _evaluated(model) + _logits_indeed(logits)
+        found += _sound(model, inputs, logits)
         found += _dynamic(model, inputs) + _climbable(model, inputs, logits, loss)
         return found + _better_than_guessing(logits, images.labels[:n].to(logits.device))
+
+
+@torch.no_grad()
+def check_passes(model: nn.Module, inputs: Tensor) -> list[Caution]:
+    """Look at plain passes only, as a detector makes them: no labels, no gradients.
+
+    Args:
+        model: Maps images (n, c, h, w) in [0, 1] to logits (n, k), on the images' device and in eval mode.
+        inputs: Images (n, c, h, w): the first few; `CHECKED` are enough.
+
+    Returns:
+        What makes scores doubtful: two passes that differ, parts in training mode, probabilities in place of logits.
+    """
+    with _draws_given_back(inputs):
+        return _sound(model, inputs, model(inputs))
 
 
 @contextmanager
@@ -107,6 +121,15 @@ def heard(known: Sequence[dict[str, str]] = ()) -> Iterator[list[dict[str, str]]
     names = {one["name"] for one in known}
     given = plain([warning.message for warning in caught if isinstance(warning.message, Caution)])
     found += [one for one in given if one["name"] not in names]
+
+
+def _draws_given_back(inputs: Tensor) -> AbstractContextManager[None]:
+    """A randomised network draws numbers while it is looked at; work after that draws as if it had not."""
+    return torch.random.fork_rng(devices=[inputs.device] if inputs.device.type == "cuda" else [])
+
+
+def _sound(model: nn.Module, inputs: Tensor, logits: Tensor) -> list[Caution]:
+    return _steady(model, inputs, logits) + _evaluated(model) + _logits_indeed(logits)
 
 
 def _check_classes(images: Images, classes: int) -> None:
@@ -148,7 +171,7 @@ def _evaluated(model: nn.Module) -> list[Caution]:
 
 
 def _logits_indeed(logits: Tensor) -> list[Caution]:
-    if logits.min() < 0 or logits.max() > 1:
+    if not (logits.min() >= 0 and logits.max() <= 1):  # NaN is no probability
         return []
     sums = bool(((logits.sum(dim=1) - 1).abs() < SPREAD).all())
     return [ProbabilitiesWarning(f"Outputs all lie in [0, 1]{' and sum to 1' if sums else ''}, as probabilities do")]

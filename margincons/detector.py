@@ -1,21 +1,26 @@
 """The detector: a network, a score and calibrated thresholds; images in, one decision per image out."""
 
+import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from margincons.checks import CHECKED, check_passes
 from margincons.classifier import Classifier, Outputs
 from margincons.decoding import Decoded
 from margincons.detector_files import read_detector, write_detector
 from margincons.errors import ShapeError
 from margincons.onnx_export import export_onnx
+from margincons.passes import evaluating
 from margincons.pseudo_margin import PseudoMargin
 from margincons.scorer import Scorer, make_scorer
 from margincons.threat import ThreatModel, check_images
-from margincons.thresholds import Thresholds, calibrate
+from margincons.thresholds import Thresholds, calibrate, doubts
+from margincons.zoo.user import state_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +49,16 @@ class Decisions:
         return [("robust", "brittle", "undecided")[code] for code in codes.reshape(-1).tolist()]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Detector:
     """Flags images whose decision is brittle, that is whose input margin is at most epsilon.
 
     Made by `Detector.calibrate`. A brittle image that is exchangeable with those of the calibration goes unflagged with
     probability at most the miss rate. Brittle is meant as it was measured: where calibration margins are an attack's
     upper bounds, the promise is about images that this attack would turn.
+
+    The network is passed through in eval mode, and each of its modules is in its own mode again afterwards. Where
+    several threads share a network, put it into eval mode before.
     """
 
     classifier: Classifier
@@ -75,6 +83,9 @@ class Detector:
     ) -> "Detector":
         """Choose thresholds on images whose margins are known, so that rates are promised on new ones.
 
+        Warns (`margincons.cautions`) where two passes differ, parts of the network stay in training mode, it returns
+        probabilities, no calibration image is robust, or all robust ones are flagged.
+
         Source: Ngnawe et al., 2024, arXiv:2406.18451, for the score; `margincons.conformal` for the promise.
 
         Args:
@@ -98,19 +109,36 @@ class Detector:
             NoHeadError: If the score needs the last linear layer and the network has none.
         """
         ThreatModel(norm=norm, epsilon=epsilon)  # refuses 8 for 8/255
-        classifier = Classifier(model, inputs[:8])
-        scorer = make_scorer(score, classifier, norm=norm)
-        scores = scorer(_pass(classifier, scorer, inputs, batch_size))
+        with evaluating(model):
+            classifier = Classifier(model, inputs[:8])
+            scorer = make_scorer(score, classifier, norm=norm)
+            found = check_passes(model, inputs[: min(CHECKED, batch_size)].to(classifier.device))
+            scores = scorer(_pass(classifier, scorer, inputs, batch_size)).cpu().numpy()
+        margins = margins.detach().cpu().numpy() if isinstance(margins, Tensor) else np.asarray(margins)
         thresholds = calibrate(
-            scores.cpu().numpy(),
-            margins.detach().cpu().numpy() if isinstance(margins, Tensor) else margins,
+            scores,
+            margins,
             sign=scorer.sign,
             epsilon=epsilon,
             miss_rate=miss_rate,
             false_alarm_rate=false_alarm_rate,
         )
+        for caution in found + doubts(thresholds, scores, margins):
+            warnings.warn(caution, stacklevel=2)
         shape = tuple(inputs[:1].shape[1:])
         return cls(classifier=classifier, scorer=scorer, thresholds=thresholds, norm=norm, image_shape=shape)
+
+    def __repr__(self) -> str:
+        """One line: network, score and flag, what is brittle, what is promised, and from how many images."""
+        network, rule = self.classifier.model, self.thresholds
+        rates = f"miss rate {rule.miss_rate:g}"
+        if rule.false_alarm_rate is not None:
+            rates += f", false-alarm rate {rule.false_alarm_rate:g}"
+        return (
+            f"<Detector of {type(network).__name__} {state_sha256(network)[:8]}: {self.scorer.name} {rule.beyond} "
+            f"{rule.flag:.4g} is flagged; brittle means {self.norm} margin <= {rule.epsilon:.4g}; {rates}; "
+            f"calibrated on {rule.n_brittle + rule.n_robust} images>"
+        )
 
     def __call__(self, images: Tensor, *, batch_size: int = 256) -> Tensor:
         """Flag images (n, c, h, w), bool (n,); or one image (c, h, w), one bool.
@@ -145,9 +173,9 @@ class Detector:
 
     def save(self, path: str | Path) -> None:
         """Write the detector, without its network, as one safetensors file bound to the network's weights."""
-        write_detector(
-            path, self.classifier, self.scorer, self.thresholds, norm=self.norm, image_shape=self.image_shape
-        )
+        parts = self.classifier, self.scorer, self.thresholds
+        with evaluating(self.classifier.model):
+            write_detector(path, *parts, norm=self.norm, image_shape=self.image_shape)
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module) -> "Detector":
@@ -163,7 +191,8 @@ class Detector:
             FileFormatError: If it holds something else, or was written by a version that is not known.
             ChecksumError: If its content has changed.
         """
-        return cls(**read_detector(path, model))
+        with evaluating(model):
+            return cls(**read_detector(path, model))
 
     def export_onnx(self, path: str | Path) -> None:
         """Write network and detector as one graph, images in, logits and decisions out; see `margincons.onnx_export`.
@@ -172,7 +201,8 @@ class Detector:
             MissingExtraError: If the extra ``onnx`` is not installed.
             ExportError: If the network cannot be exported.
         """
-        export_onnx(path, self.classifier, self.scorer, self.thresholds, image_shape=self.image_shape)
+        with evaluating(self.classifier.model):
+            export_onnx(path, self.classifier, self.scorer, self.thresholds, image_shape=self.image_shape)
 
     def _passed(self, images: Tensor, batch_size: int) -> Outputs:
         batch = images[None] if isinstance(images, Tensor) and images.dim() == 3 else images
@@ -182,15 +212,21 @@ class Detector:
         if tuple(batch.shape[1:]) != self.image_shape:
             expected = f"(n, {', '.join(map(str, self.image_shape))}), as in the calibration"
             raise ShapeError("images", expected, tuple(batch.shape))
-        return _pass(self.classifier, self.scorer, batch, batch_size)
+        if not any(module.training for module in self._modules):
+            return _pass(self.classifier, self.scorer, batch, batch_size)
+        with evaluating(self.classifier.model):
+            return _pass(self.classifier, self.scorer, batch, batch_size)
+
+    @cached_property
+    def _modules(self) -> list[nn.Module]:
+        """Parts of the network, listed once: each call looks at the mode of all of them."""
+        return list(self.classifier.model.modules())
 
 
 @torch.no_grad()
 def _pass(classifier: Classifier, scorer: Scorer, inputs: Tensor | Decoded, batch_size: int) -> Outputs:
     """Images through the network in batches, without hooks where the logits are all that the score reads."""
     device = classifier.device
-    if classifier.model.training:
-        classifier.model.eval()
     starts = range(0, max(1, len(inputs)), batch_size)  # no images make one empty batch
     parts = (inputs[start : start + batch_size].to(device) for start in starts)
     if not scorer.needs_features:

@@ -67,7 +67,7 @@ def read_detector(path: str | Path, model: nn.Module) -> dict[str, Any]:
 def _bound(path: str | Path, model: nn.Module, about: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
     if (found := state_sha256(model)) != (wanted := about["weights_sha256"]):
         raise OtherNetworkError(path, f"its weights have SHA-256 {found[:16]}..., not {wanted[:16]}...")
-    shape, model = tuple(about["image_shape"]), model.eval()
+    shape = tuple(about["image_shape"])
     probe = _probe(model, shape)
     try:
         classifier = Classifier(model, probe)

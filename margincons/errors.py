@@ -222,9 +222,10 @@ class TooFewImagesError(MarginError):
         """Name the class of images, how many came, how many are needed, and the least rate that they can promise."""
         least = math.ceil(1000 / (got + 1)) / 1000
         offer = f", or a rate of {least:g} or more" if least < 1 else ""
+        cause = "" if got else "; or is epsilon in another unit than the margins?"
         super().__init__(
             f"Expected at least {needed} {what} calibration images to promise a rate of {rate:g}, got {got}; "
-            f"with fewer only a threshold that lets none of them pass would do: take more images{offer}."
+            f"with fewer only a threshold that lets none of them pass would do: take more images{offer}{cause or '.'}"
         )
 
 

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import beta
 from torch import Tensor
 
+from margincons.cautions import Caution, FlagsAllWarning, NoRobustImagesWarning
 from margincons.conformal import conformal_rank, conformal_threshold
 from margincons.detection import is_brittle
 from margincons.errors import ShapeError, UsageError
@@ -32,14 +34,18 @@ class Thresholds:
 
     def __str__(self) -> str:
         """Say in one line what is flagged, and what that promises."""
-        beyond = "<=" if self.sign > 0 else ">="
         share = f"{100 * self.miss_rate:.3g}%"
         low, high = (f"{100 * end:.2g}%" for end in self.miss_range)
-        text = f"flags scores {beyond} {self.flag:.4g}, so that at most {share} of the brittle images pass on average "
-        text += f"over calibrations ({low} to {high} in nine of ten)"
+        text = f"flags scores {self.beyond} {self.flag:.4g}, so that at most {share} of the brittle images pass "
+        text += f"on average over calibrations ({low} to {high} in nine of ten)"
         if self.alarm is not None:
             text += f"; calls brittle at most {100 * self.false_alarm_rate:.3g}% of the robust ones"
         return f"{text} (calibrated on {self.n_brittle} brittle and {self.n_robust} robust images)"
+
+    @property
+    def beyond(self) -> str:
+        """How a flagged score compares with ``flag``: "<=" or ">="."""
+        return "<=" if self.sign > 0 else ">="
 
     @property
     def miss_range(self) -> tuple[float, float]:
@@ -105,3 +111,21 @@ def calibrate(
         n_brittle=int(brittle.sum()),
         n_robust=int((~brittle).sum()),
     )
+
+
+def doubts(thresholds: Thresholds, scores: np.ndarray, margins: np.ndarray) -> list[Caution]:
+    """Name what thresholds cannot be used for although they keep their promise: to let an image pass.
+
+    Args:
+        thresholds: From `calibrate`.
+        scores: Those that it was given (n,).
+        margins: Those that it was given (n,).
+    """
+    if not thresholds.n_robust:
+        seen = f"All {len(margins)} calibration images have a margin of at most epsilon = {thresholds.epsilon:.4g}"
+        return [NoRobustImagesWarning(f"{seen}, the largest of {np.max(margins):.4g}")]
+    robust = ~is_brittle(pd.DataFrame({"upper": margins}), thresholds.epsilon)
+    if thresholds.flagged(torch.as_tensor(scores)[torch.from_numpy(robust)]).all():
+        seen = f"Scores {thresholds.beyond} {thresholds.flag:.4g} are flagged, and with them"
+        return [FlagsAllWarning(f"{seen} all {thresholds.n_robust} robust calibration images")]
+    return []

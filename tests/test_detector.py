@@ -1,10 +1,23 @@
 """The detector on a network whose margins are exact, and on the bundled ones."""
 
+import warnings
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
 
 from margincons import load_images, load_model
+from margincons.cautions import (
+    BatchDependentWarning,
+    Caution,
+    FlagsAllWarning,
+    NoRobustImagesWarning,
+    ProbabilitiesWarning,
+    RandomisedWarning,
+    TrainingModeWarning,
+)
+from margincons.checks import check_passes
 from margincons.classifier import Classifier
 from margincons.detection import is_brittle
 from margincons.detector import Decisions, Detector
@@ -20,6 +33,8 @@ from margincons.labelled_margins import labelled_margins
 from margincons.pseudo_margin import fit_pseudo_margin
 from margincons.records import read_record
 from margincons.scores import SCORES, all_scores, robustness_sign
+from margincons.thresholds import calibrate, doubts
+from margincons.zoo import state_sha256
 
 EPSILON = 0.1
 
@@ -132,11 +147,146 @@ def test_an_image_whose_logits_are_nan_is_flagged():
     assert found.names == ["undecided", "robust"]
 
 
-def test_no_gradient_is_kept_and_a_network_in_training_mode_is_put_into_eval_mode(digits):
-    detector = calibrated(digits)
-    detector.classifier.model.train()
-    assert not detector.decide(digits[1].inputs[:3]).scores.requires_grad
-    assert not detector.classifier.model.training
+def test_no_gradient_is_kept(digits):
+    assert not calibrated(digits).decide(digits[1].inputs[:3]).scores.requires_grad
+
+
+class Moody(nn.Module):
+    """A network whose dropout and batch statistics show in which mode it was passed through."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.drop, self.inner = nn.BatchNorm2d(1), nn.Dropout(0.5), Halfspace()
+
+    def forward(self, inputs):
+        return self.inner(self.drop(self.norm(inputs)))
+
+
+@pytest.mark.parametrize("training", [{"", "norm", "drop", "inner"}, {"drop"}, {"norm"}, set()])
+def test_passes_are_made_in_eval_mode_and_every_module_keeps_its_own(training, tmp_path):
+    images, network = flat_images(torch.linspace(0, 1, 101)), Moody().eval()
+    for name, module in network.named_modules():
+        module.training = name in training
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    detector = Detector.calibrate(network, images, margins=(images[:, 0, 0, 0] - 0.5).abs(), epsilon=0.2)
+    detector.save(tmp_path / "d.safetensors")
+    again = Detector.load(tmp_path / "d.safetensors", network)
+    scores = [one.scores(images) for one in (detector, again)]
+    assert {name for name, module in network.named_modules() if module.training} == training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    with torch.no_grad():
+        logits = network.eval()(images)
+    for found in scores:
+        assert torch.allclose(found, (logits[:, 0] - logits[:, 1]).abs(), atol=1e-6)
+
+
+class Changed(Halfspace):
+    """A sound network whose images, or logits, something is done to; kept in training mode if ``stubborn``."""
+
+    def __init__(self, before=None, after=None, stubborn=False):
+        super().__init__()
+        self.before, self.after = before or nn.Identity(), after or nn.Identity()
+        if stubborn:
+            self.before.train = lambda mode=True: self.before
+
+    def forward(self, inputs):
+        return self.after(super().forward(self.before(inputs)))
+
+
+class Noise(nn.Module):
+    def forward(self, inputs):
+        return inputs + 0.1 * torch.randn_like(inputs)
+
+
+@pytest.mark.parametrize(
+    ("network", "kinds", "text"),
+    [
+        (Changed(nn.Dropout(0.5), stubborn=True), {RandomisedWarning, TrainingModeWarning}, "first before (Dropout)"),
+        (Changed(Noise()), {RandomisedWarning}, "or each margin and each score is that of one draw"),
+        (
+            Changed(nn.BatchNorm2d(1, affine=False, track_running_stats=False)),
+            {BatchDependentWarning},
+            "Logits change with the batch",
+        ),
+        (Changed(after=nn.Softmax(dim=1)), {ProbabilitiesWarning}, "Outputs all lie in [0, 1] and sum to 1"),
+    ],
+)
+def test_a_network_whose_scores_are_doubtful_is_named_when_it_is_calibrated(network, kinds, text):
+    means, drawn = torch.linspace(0, 1, 101), torch.get_rng_state()
+    with pytest.warns(Caution) as seen:
+        Detector.calibrate(network, flat_images(means), margins=(means - 0.5).abs(), epsilon=0.2)
+    assert {one.category for one in seen} == kinds
+    assert any(text in str(one.message) for one in seen)
+    assert seen[0].filename == __file__
+    torch.set_rng_state(drawn)
+
+
+def test_the_look_before_a_calibration_draws_no_numbers():
+    means, scores = torch.linspace(0, 1, 8), []
+    for looked_at in (True, False):
+        torch.manual_seed(0)
+        with pytest.warns(RandomisedWarning) if looked_at else nullcontext():
+            if looked_at:
+                check = check_passes(Changed(Noise()), flat_images(means))
+                warnings.warn(check[0], stacklevel=1)
+            scores.append(Changed(Noise())(flat_images(means)))
+    assert torch.equal(*scores)
+
+
+def test_a_calibration_without_a_robust_image_says_so_and_keeps_its_promise():
+    means = torch.linspace(0.4, 0.6, 50)
+    margins = (means - 0.5).abs()
+    with pytest.warns(NoRobustImagesWarning) as seen:
+        detector = Detector.calibrate(Halfspace(), flat_images(means), margins=margins, epsilon=0.2)
+    (only,) = seen
+    assert str(only.message) == (
+        "All 50 calibration images have a margin of at most epsilon = 0.2, the largest of 0.1; nothing shows what may "
+        "pass: is epsilon too large, or in another unit than the margins?"
+    )
+    assert (~detector(flat_images(means))).sum() <= 0.1 * 51  # the rank's: at most k - 1
+
+
+@pytest.mark.parametrize("robust", [1, 30])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_threshold_that_lets_no_robust_image_pass_is_named_and_one_that_lets_one_pass_is_not(robust, sign):
+    scores = sign * torch.arange(20.0 + robust)
+    margins = torch.tensor([0.0] * 20 + [1.0] * robust)
+    backwards = calibrate(-scores.numpy(), margins.numpy(), sign=sign, epsilon=0.1, miss_rate=0.1)
+    (only,) = doubts(backwards, -scores.numpy(), margins.numpy())
+    assert isinstance(only, FlagsAllWarning)
+    assert backwards.flagged(-scores[20:]).all()
+    assert f"and with them all {robust} robust calibration images; it vouches for nothing" in str(only)
+    forwards = calibrate(scores.numpy(), margins.numpy(), sign=sign, epsilon=0.1, miss_rate=0.1)
+    assert doubts(forwards, scores.numpy(), margins.numpy()) == []
+    last = scores.clone()
+    last[-1] = sign * 1e3  # one robust image beyond all brittle ones
+    mixed = calibrate(-scores.abs().numpy() * sign, margins.numpy(), sign=sign, epsilon=0.1, miss_rate=0.1)
+    shown = torch.where(torch.arange(len(scores)) == len(scores) - 1, last, -scores)
+    assert doubts(mixed, shown.numpy(), margins.numpy()) == []
+
+
+def test_a_constant_score_flags_everything_and_is_named():
+    class Constant(Halfspace):
+        def forward(self, inputs):
+            return 0 * super().forward(inputs) + torch.tensor([2.0, 0.0])
+
+    means = torch.linspace(0, 1, 101)
+    with pytest.warns(
+        FlagsAllWarning, match=r"Scores <= 2 are flagged, and with them all 60 robust calibration images"
+    ):
+        detector = Detector.calibrate(Constant(), flat_images(means), margins=(means - 0.5).abs(), epsilon=0.2)
+    assert detector(flat_images(means)).all()
+
+
+@pytest.mark.parametrize("false_alarm_rate", [None, 0.25])
+def test_a_detector_prints_in_one_line_what_it_is(digits, false_alarm_rate):
+    detector = calibrated(digits, score="entropy", false_alarm_rate=false_alarm_rate)
+    text, rates = repr(detector), "miss rate 0.1" + (", false-alarm rate 0.25" if false_alarm_rate else "")
+    assert text == (
+        f"<Detector of Sequential {state_sha256(digits[0])[:8]}: entropy >= {detector.thresholds.flag:.4g} is flagged; "
+        f"brittle means Linf margin <= 0.1; {rates}; calibrated on 400 images>"
+    )
+    assert str(detector) == text
 
 
 def test_only_a_score_that_reads_features_hooks_the_network(digits, monkeypatch):
@@ -171,6 +321,12 @@ def test_a_detector_runs_where_its_network_is(score, tmp_path):
             {"epsilon": 0.01},
             TooFewImagesError,
             "Expected at least 9 brittle calibration images",
+        ),
+        (
+            {"epsilon": 0.2, "margins": 255 * (torch.linspace(0, 1, 101) - 0.505).abs()},
+            TooFewImagesError,
+            "got 0; with fewer only a threshold that lets none of them pass would do: take more images; or is epsilon "
+            "in another unit than the margins?",
         ),
         ({"inputs": flat_images(torch.full((101,), 255.0))}, PixelRangeError, "divide by 255"),
         ({"miss_rate": 5}, UsageError, "Expected a rate between 0 and 1"),

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from margincons import load_images, load_model
+from margincons.cautions import Caution
 from margincons.detector import Detector
 from margincons.errors import ChecksumError, FileFormatError, OtherNetworkError
 from margincons.records import read_record
@@ -48,7 +49,8 @@ def test_an_infinite_threshold_survives(tmp_path):
         def forward(self, inputs):
             return torch.eye(10)[torch.zeros(len(inputs), dtype=torch.long)]
 
-    detector = detector_of(Saturated())
+    with pytest.warns(Caution):  # it is told to return probabilities, and to flag everything
+        detector = detector_of(Saturated())
     detector.thresholds.__dict__["flag"] = torch.inf  # frozen, but not for a test
     detector.save(tmp_path / "d.safetensors")
     assert Detector.load(tmp_path / "d.safetensors", Saturated()).thresholds.flag == torch.inf
