@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from margincons.attacks.randomness import gaussian, uniform
 from margincons.attacks.result import AttackResult, rival_lead
-from margincons.attacks.steps import input_gradient, steepest_step
+from margincons.attacks.steps import Loss, input_gradient, steepest_step
 from margincons.errors import UsageError
 from margincons.threat import ThreatModel, check_images, per_item, project, vector_norm
 
@@ -22,7 +22,7 @@ def pgd(
     steps: int = 40,
     restarts: int = 1,
     step_size: float | None = None,
-    loss: str = "cross_entropy",
+    loss: Loss = "cross_entropy",
     seed: int = 0,
     indices: Tensor | None = None,
 ) -> AttackResult:
@@ -40,7 +40,8 @@ def pgd(
         steps: Number of steps in each restart.
         restarts: Number of random starts, each drawn inside the ball.
         step_size: Length of a step in the same norm; 2.5 * epsilon / steps unless given.
-        loss: "cross_entropy", as the method is known, or "log_odds", which does not saturate.
+        loss: "cross_entropy", as the method is known; "log_odds", which does not saturate; "hinge", which stops at the
+            boundary; or a function of logits and labels, such as `hinge_sum` with a ``kappa``.
         seed: Together with an image's index and the restart, fixes its random start.
         indices: Each image's place in its data set, (n,); its place in the batch unless given.
 
@@ -78,7 +79,7 @@ def ascent(
     threat: ThreatModel,
     steps: int,
     step_size: float,
-    loss: str = "cross_entropy",
+    loss: Loss = "cross_entropy",
 ) -> Iterator[Tensor]:
     """Yield the points (n, c, h, w) of one climb, after each step: `pgd` keeps the last, a loss curve needs them all.
 

@@ -1,9 +1,12 @@
 """What gradient attacks share: the gradient they climb and the step that climbs it fastest."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from margincons.attacks.result import rival_lead
 from margincons.errors import UnknownNameError
 from margincons.threat import check_norm, per_item, vector_norm
 
@@ -19,33 +22,46 @@ def log_odds_sum(logits: Tensor, labels: Tensor) -> Tensor:
     return (rivals - logits.gather(1, labels[:, None])[:, 0]).sum()
 
 
-LOSSES = {"cross_entropy": cross_entropy_sum, "log_odds": log_odds_sum}
+def hinge_sum(logits: Tensor, labels: Tensor, kappa: float = 0.0) -> Tensor:
+    """The lead of the best other class over ``labels``, capped at ``kappa`` logits: flat, with no gradient, beyond.
+
+    An attack that climbs it stops one step past the boundary, or where the wrong class leads by ``kappa``.
+
+    Source: Carlini and Wagner, 2017, arXiv:1608.04644, section VI-A. There a target's hinge is minimised beside a
+    distance; here any other class will do, and the negative is climbed inside a ball.
+    """
+    return rival_lead(logits, labels).clamp(max=kappa).sum()
 
 
-def input_gradient(model: nn.Module, inputs: Tensor, labels: Tensor, *, loss: str = "cross_entropy") -> Tensor:
+LOSSES = {"cross_entropy": cross_entropy_sum, "log_odds": log_odds_sum, "hinge": hinge_sum}
+Loss = str | Callable[[Tensor, Tensor], Tensor]  # a name of `LOSSES`, or a function of logits and labels like those
+
+
+def input_gradient(model: nn.Module, inputs: Tensor, labels: Tensor, *, loss: Loss = "cross_entropy") -> Tensor:
     """Gradient of a loss that rises as ``labels`` are left.
 
-    Both losses climb the same way. The cross-entropy's gradient is that of the log-odds times the probability of error;
-    where a network is sure (logit margins above about 17) single precision makes that factor 0, and an attack
-    that sees a flat loss reports robustness.
+    The cross-entropy and the log-odds climb the same way. The former's gradient is that of the latter times the
+    probability of error; where a network is sure (logit margins above about 17) single precision makes that factor 0,
+    and an attack that sees a flat loss reports robustness. The hinge is flat where it has what it wants.
 
     Args:
         model: Maps images (n, c, h, w) to logits (n, k).
         inputs: Where to take the gradient, (n, c, h, w).
         labels: Classes to leave, (n,).
-        loss: "cross_entropy" or "log_odds".
+        loss: "cross_entropy", "log_odds", "hinge", or a function of logits (n, k) and labels (n,), summed over images.
 
     Returns:
         One gradient per image, (n, c, h, w); the network's parameters collect none.
 
     Raises:
-        UnknownNameError: If the loss is neither.
+        UnknownNameError: If no loss has that name.
     """
-    if loss not in LOSSES:
+    if isinstance(loss, str) and loss not in LOSSES:
         raise UnknownNameError("loss", loss, LOSSES)
+    climbed = LOSSES[loss] if isinstance(loss, str) else loss
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_()
-        return torch.autograd.grad(LOSSES[loss](model(inputs), labels), inputs)[0]
+        return torch.autograd.grad(climbed(model(inputs), labels), inputs)[0]
 
 
 def steepest_step(gradient: Tensor, at: Tensor, length: float, norm: str) -> Tensor:

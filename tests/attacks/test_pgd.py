@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from margincons.attacks.pgd import pgd, random_start
+from margincons.attacks.result import rival_lead
+from margincons.attacks.steps import hinge_sum
 from margincons.errors import PixelRangeError, UsageError
 from margincons.threat import ThreatModel, dual_norm, vector_norm
 
@@ -66,6 +70,23 @@ def test_a_network_sure_beyond_single_precision_fools_the_cross_entropy_and_not_
     labels = network(images).argmax(dim=1)
     assert not pgd(network, images, labels, epsilon=epsilon).success.all()
     assert pgd(network, images, labels, epsilon=epsilon, loss="log_odds").success.all()
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_climb_on_the_hinge_stops_within_one_step_of_the_lead_that_it_wants(images, share):
+    network, steps = halfspace(), 20
+    labels, reach = network(images).argmax(dim=1), network[1].weight.detach().diff(dim=0).abs().sum().item()
+    epsilon = exact_margin(network, images, "Linf").median().item() / (1 - share)
+    kappa, stride = share * reach * epsilon, 2.5 * epsilon / steps * reach  # a step lifts the lead by so much
+    found = pgd(network, images, labels, epsilon=epsilon, steps=steps, loss=partial(hinge_sum, kappa=kappa))
+    threat = ThreatModel(norm="Linf", epsilon=epsilon)
+    start = random_start(images, threat, seed=0, indices=torch.arange(60), restart=0)
+    clean, before, after = (rival_lead(network(x), labels).detach() for x in (images, start, found.adversarial))
+    able, there = clean + reach * epsilon > kappa + 1e-5, before > kappa + 1e-5
+    assert 20 < able.sum() < 40
+    assert (after[able] >= kappa - 1e-5).all()
+    assert (after[~there] <= kappa + stride + 1e-5).all()
+    assert torch.equal(found.adversarial[there], start[there])  # it has what it wants before the first step
 
 
 @given(norm=st.sampled_from(NORMS), epsilon=st.floats(0, 1), seed=st.integers(0, 2**31), step_size=st.floats(1e-3, 10))

@@ -1,10 +1,14 @@
+from functools import partial
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.optimize import linprog
 from torch import nn
 from torch.testing import assert_close
 
-from margincons.attacks.steps import input_gradient, steepest_step
+from margincons.attacks.steps import hinge_sum, input_gradient, steepest_step
 from margincons.errors import UnknownNameError
 from margincons.threat import vector_norm
 
@@ -22,6 +26,31 @@ def test_the_gradient_of_the_log_odds_is_that_of_the_cross_entropy_over_the_prob
     error = (1 - probability.gather(1, labels[:, None])).detach()
     assert_close(input_gradient(linear, images, labels), rise.view_as(images))
     assert_close(input_gradient(linear, images, labels, loss="log_odds"), (rise / error).view_as(images))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.5, 3.0]))
+def test_the_hinge_is_minus_that_of_carlini_and_wagner(seed, kappa):
+    draw = torch.Generator().manual_seed(seed)
+    logits, labels = torch.randn(5, 4, generator=draw), torch.randint(4, (5,), generator=draw)
+    theirs = 0
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        theirs += max(row.pop(label) - max(row), -kappa)
+    assert hinge_sum(logits, labels, kappa).item() == pytest.approx(-theirs, abs=1e-5)
+
+
+@pytest.mark.parametrize("kappa", [0.0, 0.3])
+def test_the_hinge_climbs_towards_the_best_rival_and_not_at_all_once_it_leads_by_kappa(linear, kappa):
+    images, labels = torch.rand(40, 3, 2, 2), torch.arange(40) % 4
+    logits = linear(images).detach()
+    rival = logits.scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
+    lead = (logits.gather(1, rival[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
+    assert 0 < (lead > kappa).sum() < 40
+    weight = linear[1].weight.detach()
+    uphill = torch.where((lead < kappa)[:, None], weight[rival] - weight[labels], 0).view_as(images)
+    assert_close(input_gradient(linear, images, labels, loss=partial(hinge_sum, kappa=kappa)), uphill)
+    if kappa == 0:
+        assert_close(input_gradient(linear, images, labels, loss="hinge"), uphill)
 
 
 def test_a_loss_that_does_not_exist_is_refused_by_name(linear):
