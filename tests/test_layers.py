@@ -77,6 +77,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "checks",
     ),
     5: (
+        "cli_values",
         "devices",
         "rows",
         "shards",
@@ -106,7 +107,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "exercises",
     ),
     6: ("book",),
-    7: ("cli_values", "cli_detector", "cli"),
+    7: ("cli_detector", "cli"),
     8: ("",),  # the package's public face
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
