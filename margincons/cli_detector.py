@@ -43,7 +43,7 @@ def add_detect(detect: argparse.ArgumentParser) -> None:
     """Declare the options of `margincons detect`."""
     detect.add_argument("detector", metavar="DETECTOR", help="file that calibrate wrote")
     detect.add_argument("model", metavar="MODEL", help="the network that it was calibrated on")
-    detect.add_argument("--data", required=True, help="a folder of pictures, or what measure takes")
+    detect.add_argument("--data", required=True, help="a folder of pictures, an .npz with x, or what measure takes")
     detect.add_argument("--out", type=Path, default=Path("runs/detect"), help="folder of results (runs/detect)")
     detect.add_argument("--worst", type=count, default=25, help="pictures on the sheet (default: 25)")
     _add_where(detect)

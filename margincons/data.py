@@ -72,17 +72,14 @@ def load_images(
         FileFormatError: If a file does not hold images and labels.
         DownloadError: If CIFAR or ImageNet is not on disk and may not be downloaded.
     """
-    if n is not None and n < 0:
-        raise UsageError(f"Expected a number of images of 0 (all) or more, got {n}.")
+    _check_asked(dataset, split, n)
     if dataset == "digits":
         images = _digits(split)
     elif dataset in ("cifar10", "cifar100"):
         images = _cifar(dataset, split, may_download(download), lazy)
     elif dataset == "imagenet":
         images = _imagenet(split, n, lazy)
-    elif dataset.endswith(".npz") or os.sep in dataset or (dataset and Path(dataset).is_dir()):
-        if split != "test":
-            raise UnknownNameError(f"split of {dataset}", split, ("test",))
+    elif _is_own(dataset):
         path = Path(dataset)
         images = _npz(path, lazy) if dataset.endswith(".npz") else _folder(path, n, lazy)
     else:
@@ -90,6 +87,42 @@ def load_images(
     if isinstance(images.inputs, Tensor):
         check_images(images.inputs)
     return images.head(n) if n else images
+
+
+def load_unlabelled(dataset: str, *, split: str = "test", n: int | None = None) -> Decoded:
+    """Open the images alone of an .npz: array ``y`` is not looked at, and may be missing.
+
+    Args:
+        dataset: The path of an .npz with an array ``x`` (n, c, h, w) or (n, h, w, c).
+        split: "test": a file has no other.
+        n: How many images, from the first; all when None or 0.
+
+    Returns:
+        The images, decoded when rows are asked for.
+
+    Raises:
+        UnknownNameError: If another split is asked for.
+        MissingFileError: If there is no such file.
+        FileFormatError: If it does not hold images.
+    """
+    _check_asked(dataset, split, n)
+    path = Path(dataset)
+    pixels = _arrays(path, "x", lazy=True)["x"]
+    if pixels.ndim != 4 or not pixels.size or pixels.dtype.kind not in "buif":
+        raise FileFormatError(path, "numbers x (n, c, h, w)", f"x {pixels.shape} of {pixels.dtype}")
+    images = _decoded(pixels, lazy=True)
+    return images.head(n) if n else images
+
+
+def _is_own(dataset: str) -> bool:
+    return dataset.endswith(".npz") or os.sep in dataset or (bool(dataset) and Path(dataset).is_dir())
+
+
+def _check_asked(dataset: str, split: str, n: int | None) -> None:
+    if n is not None and n < 0:
+        raise UsageError(f"Expected a number of images of 0 (all) or more, got {n}.")
+    if dataset not in DATASETS and _is_own(dataset) and split != "test":
+        raise UnknownNameError(f"split of {dataset}", split, ("test",))
 
 
 @functools.cache
@@ -163,19 +196,7 @@ def _imagenet(split: str, n: int | None, lazy: bool) -> Images:
 
 
 def _npz(path: Path, lazy: bool) -> Images:
-    if not path.is_file():
-        raise MissingFileError(path, "file of images")
-    check_npz(path, ("x", "y"))
-    try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as stored:
-            names = stored.files
-            on_disk = ArrayOnDisk.within(path, "x") if lazy and "x" in names else None
-            arrays = {} if on_disk is None else {"x": on_disk}
-            arrays |= {name: stored[name] for name in ("x", "y") if name in names and name not in arrays}
-    except DAMAGE as error:
-        raise FileFormatError(path, "arrays x and y saved by numpy", f"{error}".strip() or "something else") from None
-    if len(arrays) < 2:
-        raise FileFormatError(path, "arrays x (images) and y (labels)", f"arrays {', '.join(names) or 'of no name'}")
+    arrays = _arrays(path, "xy", lazy)
     pixels, labels = arrays["x"], arrays["y"]
     if pixels.ndim != 4 or labels.shape != (len(pixels),) or not pixels.size:
         raise FileFormatError(path, "x (n, c, h, w) and y (n,)", f"x {pixels.shape} and y {labels.shape}")
@@ -187,6 +208,25 @@ def _npz(path: Path, lazy: bool) -> Images:
         name=path.stem,
         decoding="divided by 255" if pixels.dtype == np.uint8 else "as stored",
     )
+
+
+def _arrays(path: Path, names: str, lazy: bool) -> dict[str, np.ndarray | ArrayOnDisk]:
+    """Arrays of an .npz by name, "x" or "xy"; where lazy x stays on disk if it is stored uncompressed."""
+    wanted = {"x": "array x (images)", "xy": "arrays x (images) and y (labels)"}[names]
+    if not path.is_file():
+        raise MissingFileError(path, "file of images")
+    check_npz(path, tuple(names))
+    try:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as stored:
+            held = stored.files
+            on_disk = ArrayOnDisk.within(path, "x") if lazy and "x" in held else None
+            arrays = {} if on_disk is None else {"x": on_disk}
+            arrays |= {name: stored[name] for name in names if name in held and name not in arrays}
+    except DAMAGE as error:
+        raise FileFormatError(path, "arrays x and y saved by numpy", f"{error}".strip() or "something else") from None
+    if len(arrays) < len(names):
+        raise FileFormatError(path, wanted, f"arrays {', '.join(held) or 'of no name'}")
+    return arrays
 
 
 def _folder(path: Path, n: int | None, lazy: bool) -> Images:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from margincons import plots
 from margincons.atomic import written_whole
-from margincons.data import load_images
+from margincons.data import load_images, load_unlabelled
 from margincons.decoding import Decoded
 from margincons.detector import Detector
 from margincons.errors import FileFormatError, MissingFileError
@@ -35,6 +35,8 @@ def open_images(
 ) -> NamedImages:
     """Open a folder of pictures, in subfolders or not, in the order of their paths; or what `load_images` takes.
 
+    Labels are not needed: an .npz may hold ``x`` alone.
+
     Pictures are read in as many channels as the detector's network takes, and decoded when their turn comes.
 
     Raises:
@@ -46,8 +48,11 @@ def open_images(
     if not folder.is_dir():
         if os.sep in data and not folder.exists():
             raise MissingFileError(folder, "folder of images")
-        images = load_images(data, split=split, n=limit, download=download, lazy=True)
-        return NamedImages(inputs=images.inputs, names=[str(row) for row in range(len(images))])
+        if data.endswith(".npz"):
+            inputs = load_unlabelled(data, split=split, n=limit)
+        else:
+            inputs = load_images(data, split=split, n=limit, download=download, lazy=True).inputs
+        return NamedImages(inputs=inputs, names=[str(row) for row in range(len(inputs))])
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)[: limit or None]
     if not files:
         raise FileFormatError(folder, f"pictures ({', '.join(PICTURES)})", "none")

@@ -1,15 +1,23 @@
 """Picture files as images: decoded when asked for, all in the same way."""
 
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from margincons.cautions import TransparencyWarning
 from margincons.decoding import Decoded
 from margincons.errors import FileFormatError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision reads
+DEEP = re.compile(";16[BLN]$")  # end of Pillow's names for 16 bits a channel; "BGR;16" is 16 bits a pixel
 RESIZED, CROPPED = 256, 224  # shorter side, then the square in its middle: what ImageNet's networks are tested on
 
 
@@ -19,7 +27,8 @@ def decode_pictures(
     """Open pictures; each is decoded in the same way, whichever others are opened with it, once the shape is known.
 
     A picture of the wanted shape is taken as it is. Others are resized and cropped as ImageNet's are where that is the
-    shape wanted, and refused where it is not.
+    shape wanted, and refused where it is not. Of pictures with an alpha channel the colours are taken as they are
+    stored, and a `TransparencyWarning` counts them.
 
     Args:
         files: Their paths.
@@ -38,15 +47,19 @@ def decode_pictures(
     from torchvision import transforms
 
     damage = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises
-    found = {}
+    found, transparent = {}, []
     for file in files:
         try:
             with Image.open(file) as header:
-                found[file], mode = header.size[::-1], header.mode
+                found[file], depth = header.size[::-1], _too_deep(header)
+                transparent += [file] if header.has_transparency_data else []
         except damage as error:
             raise FileFormatError(file, "an image", str(error)) from None
-        if mode[0] in "IF":  # Pillow would cut what exceeds 255, without a word
-            raise FileFormatError(file, "a picture of 8 bits a channel", f"one of mode {mode}")
+        if depth:
+            raise FileFormatError(file, "a picture of 8 bits a channel", f"one of mode {depth}")
+    if transparent:
+        seen = f"{len(transparent)} of {len(files)} pictures have an alpha channel, the first {transparent[0]}"
+        warnings.warn(TransparencyWarning(seen), stacklevel=2)
     sizes = set(found.values())
     if shape is None:
         shape = sizes.copy().pop() if len(sizes) == 1 and max(map(max, sizes)) <= CROPPED else (CROPPED, CROPPED)
@@ -60,7 +73,8 @@ def decode_pictures(
     def read(file: str | Path) -> Tensor:
         try:
             with Image.open(file) as picture:
-                same = picture.convert("L" if grey else "RGB")
+                full = picture.convert("RGBA") if picture.mode == "P" else picture  # its palette may hold alpha
+                same = full.convert("L" if grey else "RGB")
         except damage as error:
             raise FileFormatError(file, "an image", str(error)) from None
         return to_tensor(same if found[file] == shape else fit(same))
@@ -68,3 +82,16 @@ def decode_pictures(
     decoding = "divided by 255" + (f", resized to {RESIZED} and cropped to {CROPPED}" if others else "")
     decoded = Decoded(decode=lambda places: torch.stack([read(files[place]) for place in places]), count=len(files))
     return decoded, decoding
+
+
+def _too_deep(picture: "Image.Image") -> str:
+    """What Pillow would cut to 8 bits a channel without a word: as it is stored; nothing where it would not."""
+    if picture.mode[0] in "IF":
+        return picture.mode
+    for _, _, _, stored in picture.tile:
+        name, most = (*stored, 0, 0)[:2] if isinstance(stored, tuple) else (stored, 0)
+        if DEEP.search(str(name)):
+            return str(name)
+        if picture.format == "PPM" and (most or 0) > 255:
+            return f"{name} up to {most}"
+    return ""

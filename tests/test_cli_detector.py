@@ -1,8 +1,13 @@
 """The commands of the detector, from images to a table."""
 
+import filecmp
+
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
+from margincons import load_images
 from margincons.cli import main
 
 CALIBRATE = ["calibrate", "digits/trades", "--data", "digits", "--epsilon", "0.1", "--miss-rate", "0.2"]
@@ -37,6 +42,39 @@ def test_a_record_and_a_false_alarm_rate_make_three_decisions(capsys):
     assert "calls brittle at most 10% of the robust ones" in capsys.readouterr().out
     assert main(["detect", "d.safetensors", "digits/trades", "--data", "digits", "--out", "here", "--worst", "3"]) == 0
     assert set(pd.read_csv("here/detected.csv")["decision"]) == {"brittle", "robust", "undecided"}
+
+
+def calibrated():
+    assert main([*CALIBRATE, "--record", "digits/trades/Linf/minimum_norm", "--out", "d.safetensors"]) == 0
+
+
+def test_images_without_labels_are_decided_on_as_those_with_labels_are():
+    calibrated()
+    np.savez("mine.npz", x=load_images("digits").inputs.numpy())
+    for data in ("digits", "mine.npz"):
+        assert main(["detect", "d.safetensors", "digits/trades", "--data", data, "--out", data.partition(".")[0]]) == 0
+    assert filecmp.cmp("digits/detected.csv", "mine/detected.csv", shallow=False)
+
+
+def test_measuring_and_calibrating_still_ask_for_labels(capsys):
+    np.savez("mine.npz", x=load_images("digits").inputs.numpy())
+    for command in (["measure", "digits/trades", "--data", "mine.npz"], [*CALIBRATE, "--data", "mine.npz"]):
+        assert main(command) == 2
+        assert "arrays x (images) and y (labels), got arrays x." in capsys.readouterr().err
+
+
+def test_pictures_with_an_alpha_channel_are_counted_in_one_line(tmp_path, capsys):
+    calibrated()
+    for row, image in enumerate(load_images("digits", n=3).inputs):
+        grey = (255 * image[0].numpy()).astype(np.uint8)
+        save = grey if row == 0 else np.stack([grey, 255 - grey], axis=-1)
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        Image.fromarray(save).save(tmp_path / "mine" / f"{row}.png")
+    assert main(["detect", "d.safetensors", "digits/trades", "--data", "mine"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "margincons: TransparencyWarning: 2 of 3 pictures have an alpha channel, the first mine/1.png;"
+    )
 
 
 def test_where_results_cannot_go_is_said_before_anything_is_measured(tmp_path, capsys):

@@ -7,7 +7,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch.testing import assert_close
 
-from margincons.data import DIGITS_SPLITS, data_folder, load_images
+from margincons.data import DIGITS_SPLITS, data_folder, load_images, load_unlabelled
 from margincons.errors import (
     DownloadError,
     FileFormatError,
@@ -130,6 +130,32 @@ def test_an_npz_that_holds_something_else_is_refused_with_what_it_holds(tmp_path
         load_images(save_npz(tmp_path / "mine.npz", **arrays))
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("labels", [{}, {"y": np.array(["a", None])}, {"y": np.arange(3)}])
+def test_images_without_labels_are_those_that_labels_would_come_with(tmp_path, save, labels):
+    save(tmp_path / "mine.npz", x=rgb(), **labels)
+    found = load_unlabelled(str(tmp_path / "mine.npz"), n=3)
+    save(tmp_path / "theirs.npz", x=rgb(), y=np.arange(4))
+    assert torch.equal(found[:4], load_images(str(tmp_path / "theirs.npz"), n=3).inputs)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "error", "text"),
+    [
+        ({"y": np.arange(4)}, {}, FileFormatError, "to hold array x (images), got arrays y."),
+        ({"x": rgb()[0]}, {}, FileFormatError, "to hold numbers x (n, c, h, w), got x (5, 6, 3) of uint8"),
+        ({"x": rgb(0)}, {}, FileFormatError, "got x (0, 5, 6, 3)"),
+        ({"x": np.full((1, 1, 2, 2), "a")}, {}, FileFormatError, "of <U1"),
+        ({"x": rgb()}, {"split": "train"}, UnknownNameError, "the nearest are: test"),
+        ({"x": rgb()}, {"n": -1}, UsageError, "Expected a number of images of 0 (all) or more, got -1."),
+    ],
+)
+def test_a_file_without_images_is_refused_where_labels_are_not_needed_too(tmp_path, arrays, options, error, text):
+    with pytest.raises(error) as caught:
+        load_unlabelled(save_npz(tmp_path / "mine.npz", **arrays), **options)
+    assert text in str(caught.value)
 
 
 def test_a_file_that_is_no_npz_or_a_damaged_one_is_refused(tmp_path):
