@@ -28,7 +28,15 @@ def add_calibrate(calibrate: argparse.ArgumentParser) -> None:
         type=number,
         help="promised share of robust images called brittle (default: none)",
     )
-    calibrate.add_argument("--score", default="logit_margin", help="what is thresholded (default: logit_margin)")
+    calibrate.add_argument(
+        "--score",
+        default="logit_margin",
+        help="what is thresholded (default: logit_margin); pseudo_margin is fitted first, to the margins of --train",
+    )
+    calibrate.add_argument(
+        "--train", metavar="RECORD", help="record of training images that pseudo_margin is fitted to"
+    )
+    calibrate.add_argument("--train-data", metavar="DATA", help="its images, where they are a file or folder of yours")
     calibrate.add_argument("--record", help="record that holds the margins (default: measure them, resumably)")
     calibrate.add_argument("--norm", default="Linf", help="Linf (default), L2 or L1")
     calibrate.add_argument("--attack", default="minimum_norm", help="minimum_norm (default) or a FAB")
@@ -63,7 +71,7 @@ def run_calibrate(options: argparse.Namespace) -> None:
     if options.out.is_dir():
         raise UsageError(f"Expected {options.out} to be the file of the detector, it is a folder.")
     taken = ("epsilon", "miss_rate", "false_alarm_rate", "score", "record", "norm", "attack", "effort", "records")
-    taken += ("seed", "split", "limit", "device", "download")
+    taken += ("seed", "split", "limit", "device", "download", "train", "train_data")
     detector = calibrate_detector(options.model, options.data, **{name: getattr(options, name) for name in taken})
     detector.save(options.out)
     print(f"{options.out}: {detector.thresholds}")

@@ -1,7 +1,6 @@
 """Every error that margincons raises on purpose.
 
-Each message is one line that says what was expected, what came, and the likely cause;
-the command line prints that line and exits with code 2.
+A message is one line: what was expected, what came, the likely cause. The command line prints it and exits with 2.
 """
 
 import difflib
@@ -167,9 +166,8 @@ class LockedError(RecordError):
 
     def __init__(self, folder: str | Path, holder: dict[str, str | int]) -> None:
         """Name the record and who holds it."""
-        who = "process {pid} on {host}, since {since} ({command})".format_map(
-            {"pid": "?", "host": "?", "since": "?", "command": "?"} | holder
-        )
+        known = dict.fromkeys(("pid", "host", "since", "command"), "?") | holder
+        who = "process {pid} on {host}, since {since} ({command})".format_map(known)
         super().__init__(
             f"Expected to be the only writer of {folder}, it is held by {who}; "
             "wait for it or stop it: what it leaves is resumed."
@@ -215,17 +213,27 @@ class LeakageError(MarginError):
         )
 
 
+class SharedImagesError(MarginError):
+    """A detector would be calibrated on images that its score was fitted on."""
+
+    def __init__(self, shared: int, total: int, learned: str) -> None:
+        """Count the images that are in both sets, and name the set that the score was fitted on."""
+        super().__init__(
+            f"Expected calibration images that the score was not fitted on, {shared} of {total} are among those of "
+            f"{learned} that it was; it orders those better than new ones: calibrate on others."
+        )
+
+
 class TooFewImagesError(MarginError):
     """There are too few calibration images of a class for the rate that is to be promised."""
 
     def __init__(self, what: str, got: int, needed: int, rate: float) -> None:
         """Name the class of images, how many came, how many are needed, and the least rate that they can promise."""
         least = math.ceil(1000 / (got + 1)) / 1000
-        offer = f", or a rate of {least:g} or more" if least < 1 else ""
-        cause = "" if got else "; or is epsilon in another unit than the margins?"
+        offer = f", or a rate of {least:g} or more." if got else "; or is epsilon in another unit than the margins?"
         super().__init__(
             f"Expected at least {needed} {what} calibration images to promise a rate of {rate:g}, got {got}; "
-            f"with fewer only a threshold that lets none of them pass would do: take more images{offer}{cause or '.'}"
+            f"with fewer only a threshold that lets none of them pass would do: take more images{offer}"
         )
 
 

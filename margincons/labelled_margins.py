@@ -3,6 +3,7 @@
 Margins of test images are refused: a score that has seen the images it is judged on proves nothing.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from margincons.classifier import Classifier, Outputs
 from margincons.consistency import column
-from margincons.data import Images
-from margincons.errors import LeakageError, RecordError
+from margincons.data import CHUNK, Images
+from margincons.errors import LeakageError, RecordError, SharedImagesError
 from margincons.zoo import state_sha256
 
 SPLITS = ("train", "calibration")  # the only ones to learn from
@@ -83,6 +84,26 @@ def check_record(table: pd.DataFrame, model: nn.Module, images: Images) -> None:
         )
     if images.head(settings.get("images") or len(images)).checksum() != settings["data_sha256"]:
         raise RecordError(f"Expected the images that the record was measured on, {settings['data']}; got others.")
+
+
+def check_disjoint(images: Images, learned: Images) -> None:
+    """Refuse images that a score was fitted on, whatever their files are called.
+
+    Args:
+        images: Those that are to be calibrated on.
+        learned: Those that the score was fitted on.
+
+    Raises:
+        SharedImagesError: If an image is in both, to the last bit.
+    """
+    known = set(_digests(learned))
+    if shared := sum(digest in known for digest in _digests(images)):
+        raise SharedImagesError(shared, len(images), learned.name)
+
+
+def _digests(images: Images) -> list[bytes]:
+    parts = (images.inputs[start : start + CHUNK] for start in range(0, len(images), CHUNK))
+    return [hashlib.sha256(image.contiguous().numpy()).digest() for part in parts for image in part]
 
 
 def check_split(data: str) -> None:

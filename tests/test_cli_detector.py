@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from margincons import load_images
+from margincons import load_images, read_record
 from margincons.cli import main
 
 CALIBRATE = ["calibrate", "digits/trades", "--data", "digits", "--epsilon", "0.1", "--miss-rate", "0.2"]
@@ -75,6 +75,17 @@ def test_pictures_with_an_alpha_channel_are_counted_in_one_line(tmp_path, capsys
     assert line.startswith(
         "margincons: TransparencyWarning: 2 of 3 pictures have an alpha channel, the first mine/1.png;"
     )
+
+
+def test_a_pseudo_margin_is_fitted_calibrated_saved_and_run(capsys):
+    record = "digits/trades/Linf/minimum_norm"
+    learn = ["--score", "pseudo_margin", "--train", f"{record}-train"]
+    assert main([*CALIBRATE, *learn, "--record", f"{record}-calibration", "--split", "calibration"]) == 0
+    assert main(["detect", "detector.safetensors", "digits/trades", "--data", "digits", "--worst", "3"]) == 0
+    table = pd.read_csv("runs/detect/detected.csv").set_index("image")  # aligned below
+    assert table["pseudo_margin"].corr(read_record(record)["upper"].clip(upper=1), method="kendall") > 0.5
+    assert main([*CALIBRATE, *learn[:-1], f"{record}-calibration", "--split", "calibration"]) == 2
+    assert "200 of 200 are among those of digits/calibration" in capsys.readouterr().err
 
 
 def test_where_results_cannot_go_is_said_before_anything_is_measured(tmp_path, capsys):
