@@ -27,7 +27,7 @@ def hinge_sum(logits: Tensor, labels: Tensor, kappa: float = 0.0) -> Tensor:
 
     An attack that climbs it stops one step past the boundary, or where the wrong class leads by ``kappa``.
 
-    Source: Carlini and Wagner, 2017, arXiv:1608.04644, section VI-A. There a target's hinge is minimised beside a
+    Source: Carlini and Wagner, 2017, arXiv:1608.04644, section VI-A. There a target's hinge is kept low beside a
     distance; here any other class will do, and the negative is climbed inside a ball.
     """
     return rival_lead(logits, labels).clamp(max=kappa).sum()
