@@ -91,11 +91,14 @@ def _smoothed(job: Job) -> Tensor:
     )
 
 
+def clever_options(asked: Settings) -> dict[str, str | float | int]:
+    """What CLEVER is asked, by the names of its arguments."""
+    sizes = {"batches": asked.clever_batches, "samples": asked.clever_samples, "rivals": asked.rivals}
+    return {"norm": asked.norm, "radius": 3 * asked.epsilon, "seed": asked.seed} | sizes
+
+
 def _clever(job: Job) -> Tensor:
-    ask = job.settings
-    sizes = {"batches": ask.clever_batches, "samples": ask.clever_samples, "rivals": ask.rivals}
-    options = {"norm": ask.norm, "radius": 3 * ask.epsilon, "seed": ask.seed, "indices": job.indices}
-    return clever(job.model, job.inputs, **options, **sizes)
+    return clever(job.model, job.inputs, **clever_options(job.settings), indices=job.indices)
 
 
 def _attacked(job: Job) -> Tensor:

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import nn
 
+from margincons.costly_scores.clever import CleverFits, clever_fits
 from margincons.data import Images, load_images
 from margincons.errors import RecordError, UsageError
 from margincons.measure import portable_id, record_folder
 from margincons.records import check_settings, provenance, read_record, write_shard
-from margincons.score_jobs import CERTIFIED, Settings, learn_from, score_images
+from margincons.score_jobs import CERTIFIED, Settings, clever_options, learn_from, score_images
 from margincons.zoo import load_model, state_sha256
 
 BUNDLED = tuple(f"digits/{name}" for name in ("standard", "pgd_at", "trades", "ibp", "rescaled"))
@@ -92,6 +94,22 @@ def score_again(table: pd.DataFrame, rows: Sequence[int], *, folder: str | Path 
     Raises:
         RecordError: If the network's weights, or the images, are not those of the record.
     """
+    model, images, known, asked = _as_recorded(table, folder)
+    places = table["index"].iloc[list(rows)].tolist()
+    names = [name for name in table.attrs["made"]["costs"] if name in table]
+    learned = learn_from(model, known, asked)
+    return score_images(model, images, learned, asked, rows=places, names=names, progress=False)[0]
+
+
+def clever_again(table: pd.DataFrame, rows: Sequence[int], *, folder: str | Path = "") -> CleverFits:
+    """CLEVER of some images of a record once more, with what became of its fits; arguments and errors as above."""
+    model, images, _, asked = _as_recorded(table, folder)
+    places = torch.tensor(table["index"].iloc[list(rows)].tolist())
+    return clever_fits(model, images.inputs[places], **clever_options(asked), indices=places)
+
+
+def _as_recorded(table: pd.DataFrame, folder: str | Path) -> tuple[nn.Module, Images, Images, Settings]:
+    """Network, scored images, known images and settings of a record, each held against its checksum."""
     found = table.attrs["settings"]
     own = ".py:" in found["model"]
     data = str(Path(folder) / f"{found['data']}.npz") if own else found["data"].partition("/")[0]
@@ -101,11 +119,7 @@ def score_again(table: pd.DataFrame, rows: Sequence[int], *, folder: str | Path 
     for name, came in sums.items():
         if came != found[name]:
             raise RecordError(f"Expected the {name} of the record, {found[name][:16]}..., got {came[:16]}...")
-    asked = Settings(**{name: found[name] for name in asdict(Settings())})
-    places = table["index"].iloc[list(rows)].tolist()
-    names = [name for name in table.attrs["made"]["costs"] if name in table]
-    learned = learn_from(model, known, asked)
-    return score_images(model, images, learned, asked, rows=places, names=names, progress=False)[0]
+    return model, images, known, Settings(**{name: found[name] for name in asdict(Settings())})
 
 
 def with_scores(margins: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,16 @@ from margincons.metrics import kendall_tau
 from margincons.recorded import obtain
 from margincons.records import read_record, shipped_records
 from margincons.score_jobs import CERTIFIED, SCORED, Settings
-from margincons.score_runs import BUNDLED, costs_of, main, obtain_scores, score_again, scored_and_known, with_scores
+from margincons.score_runs import (
+    BUNDLED,
+    clever_again,
+    costs_of,
+    main,
+    obtain_scores,
+    score_again,
+    scored_and_known,
+    with_scores,
+)
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 FEW = Settings(votes=10, clever_batches=2, clever_samples=2)
@@ -63,6 +72,13 @@ def test_scores_are_joined_with_margins_of_the_same_network_only(folder):
     turned.attrs = scores.attrs
     with pytest.raises(RecordError, match="12 of 12 differ"):
         with_scores(margins, turned)
+
+
+def test_clever_of_a_record_comes_again_with_what_became_of_its_fits(folder):
+    table = obtain_scores("digits/mlp", "digits", limit=12, out=folder, settings=FEW)
+    found = clever_again(table, [3, 7])
+    assert found.distance.tolist() == pytest.approx(table["clever"].iloc[[3, 7]].tolist(), rel=1e-4)
+    assert found.at_limit.shape == (2, 9)
 
 
 def test_images_to_learn_from_are_never_those_that_are_scored(tmp_path):

@@ -1,12 +1,28 @@
 """CLEVER: a distance from sampled gradients, by extreme value theory."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from margincons.attacks.randomness import gaussian, uniform
-from margincons.costly_scores.reverse_weibull import endpoint
+from margincons.costly_scores.reverse_weibull import at_limit, endpoint
 from margincons.errors import UsageError
 from margincons.threat import check_norm, dual_norm, per_item, vector_norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleverFits:
+    """CLEVER image by image, with what became of its fits: a row per image, a column per rival."""
+
+    distance: Tensor  # (n,), double
+    nearest: Tensor  # (n,), column of the rival whose gap over constant is least
+    at_limit: Tensor  # (n, rivals), bool: see `reverse_weibull.at_limit`
+
+    @property
+    def decided_at_limit(self) -> Tensor:
+        """Whether the distance rests on a constant that the grid of endpoints set, not the sample, bool (n,)."""
+        return self.at_limit.gather(1, self.nearest[:, None])[:, 0]
 
 
 def clever(
@@ -47,6 +63,23 @@ def clever(
     Raises:
         UsageError: If the radius is not positive, there are fewer than 2 batches, or no sample or rival.
     """
+    options = {"batches": batches, "samples": samples, "rivals": rivals, "seed": seed, "indices": indices}
+    return clever_fits(model, inputs, norm=norm, radius=radius, **options).distance
+
+
+def clever_fits(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    norm: str,
+    radius: float,
+    batches: int = 20,
+    samples: int = 32,
+    rivals: int = 9,
+    seed: int = 0,
+    indices: Tensor | None = None,
+) -> CleverFits:
+    """What `clever` returns, and which of its fits ended at the limit of their grid; arguments and errors as there."""
     check_norm(norm)
     if not (radius > 0 and batches >= 2 and min(samples, rivals) >= 1):
         raise UsageError(
@@ -64,7 +97,10 @@ def clever(
         batch = maxima[draw // samples]
         torch.maximum(batch, slopes.double(), out=batch)
     gaps = (top.values[:, :1] - top.values[:, 1:]).double()
-    return (gaps / endpoint(maxima)).nan_to_num(nan=0.0).amin(dim=1).clamp(max=radius)  # 0 / 0: on the boundary, flat
+    constants = endpoint(maxima)
+    least = (gaps / constants).nan_to_num(nan=0.0).min(dim=1)  # 0 / 0: on the boundary, flat
+    limits = at_limit(maxima, constants)
+    return CleverFits(distance=least.values.clamp(max=radius), nearest=least.indices, at_limit=limits)
 
 
 def gap_slopes(model: nn.Module, inputs: Tensor, classes: Tensor, *, norm: str) -> Tensor:

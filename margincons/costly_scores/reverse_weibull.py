@@ -39,6 +39,20 @@ def endpoint(maxima: Tensor) -> Tensor:
     return found
 
 
+def at_limit(maxima: Tensor, end: Tensor) -> Tensor:
+    """Whether the most likely endpoint of each column is the largest one tried, bool (...).
+
+    The likelihood then rises up to the end of the grid, and an endpoint farther off may be more likely still, since the
+    reverse Weibull law tends to one without an endpoint, Gumbel's. What stands there is the grid's, not the sample's.
+
+    Args:
+        maxima: As for `endpoint`, (b, ...).
+        end: What it returned, (...).
+    """
+    top, spread = maxima.double().amax(dim=0), maxima.double().amax(dim=0) - maxima.double().amin(dim=0)
+    return (spread > 0) & (end >= top + (1 - 1e-6) * EXCESS[1] * spread)
+
+
 def log_likelihood(distances: Tensor) -> Tensor:
     """Mean log-likelihood of distances (b, ...) below an endpoint, at their most likely scale and `shape`."""
     logs = distances.log()

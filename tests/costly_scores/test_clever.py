@@ -7,7 +7,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from margincons.costly_scores import clever
-from margincons.costly_scores.clever import gap_slopes, random_step
+from margincons.costly_scores.clever import clever_fits, gap_slopes, random_step
+from margincons.costly_scores.reverse_weibull import EXCESS
 from margincons.errors import UsageError
 from margincons.passes import CountPasses
 from margincons.threat import NORMS, vector_norm
@@ -96,3 +97,22 @@ def test_a_flat_network_has_the_radius_and_a_tie_has_nothing():
 def test_what_cannot_be_meant_is_refused(wrong):
     with pytest.raises(UsageError, match="Expected a radius above 0, 2 batches or more"):
         clever(linear(), torch.rand(1, 3, 2, 2), **{"norm": "L2", "radius": 1.0, **wrong})
+
+
+def test_where_the_grid_decides_the_constant_is_ten_ranges_above_the_largest_slope():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 32), nn.Tanh(), nn.Linear(32, 4)).double()
+    inputs, batches = torch.rand(40, 3, 2, 2, dtype=torch.float64), 6
+    found = clever_fits(network, inputs, norm="Linf", radius=0.5, batches=batches, samples=1)
+    assert torch.equal(found.distance, clever(network, inputs, norm="Linf", radius=0.5, batches=batches, samples=1))
+    top = network(inputs).topk(4, dim=1)
+    options = {"radius": 0.5, "norm": "Linf", "seed": 0, "indices": torch.arange(40)}
+    moved = [(inputs + random_step(inputs, draw=draw, **options)).clamp(0, 1) for draw in range(batches)]
+    slopes = torch.stack([gap_slopes(network, images, top.indices, norm="Linf") for images in moved])
+    most = slopes.amax(dim=0) + EXCESS[1] * (slopes.amax(dim=0) - slopes.amin(dim=0))
+    least = ((top.values[:, :1] - top.values[:, 1:]) / most).gather(1, found.nearest[:, None])[:, 0]
+    decided = found.decided_at_limit
+    assert 0 < decided.sum() < 40
+    assert_close(found.distance[decided], least[decided], rtol=1e-5, atol=0)
+    assert (found.distance[~decided] > least[~decided] * (1 + 1e-5)).all()
+    assert not clever_fits(linear(), inputs, norm="Linf", radius=0.5, **FEW).at_limit.any()  # one slope, to rounding

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from torch.testing import assert_close
 
-from margincons.costly_scores.reverse_weibull import endpoint, log_likelihood, shape
+from margincons.costly_scores.reverse_weibull import EXCESS, at_limit, endpoint, log_likelihood, shape
 
 
 def test_the_endpoint_of_many_maxima_is_that_of_the_distribution_they_were_drawn_from():
@@ -46,3 +46,21 @@ def test_no_endpoint_of_scipys_search_is_more_likely():
         fitted, end, scale = stats.weibull_max.fit(maxima, 2.0, loc=maxima.max() + 0.1)
         if fitted >= 1 and end > maxima.max():
             assert ours >= stats.weibull_max.logpdf(maxima, fitted, loc=end, scale=scale).mean() - 2e-3
+
+
+def test_a_fit_is_at_the_limit_where_the_likelihood_still_rises_there_and_not_where_it_has_fallen():
+    draw = np.random.default_rng(3)
+    columns = torch.tensor(np.concatenate([1 - draw.weibull(2.0, (20, 30)), draw.gumbel(size=(20, 30))], axis=1))
+    found = at_limit(columns, endpoint(columns))
+    top, spread = columns.amax(dim=0), columns.amax(dim=0) - columns.amin(dim=0)
+    nearer, here, beyond = (log_likelihood(top + part * EXCESS[1] * spread - columns) for part in (0.7, 1, 1.5))
+    assert found[beyond > here].all()
+    assert (here > nearer)[found].all()
+    assert found[:30].sum() < found[30:].sum()  # more often where the law of the maxima has no endpoint
+
+
+def test_the_fit_of_many_maxima_of_a_law_with_an_endpoint_is_not_at_the_limit_and_one_value_never_is():
+    many = torch.tensor(1 - np.random.default_rng(4).weibull(2.0, (4000, 3)))
+    assert not at_limit(many, endpoint(many)).any()
+    alike = torch.full((5, 2), 4.0)
+    assert not at_limit(alike, endpoint(alike)).any()
