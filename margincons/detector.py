@@ -134,11 +134,9 @@ class Detector:
         rates = f"miss rate {rule.miss_rate:g}"
         if rule.false_alarm_rate is not None:
             rates += f", false-alarm rate {rule.false_alarm_rate:g}"
-        return (
-            f"<Detector of {type(network).__name__} {state_sha256(network)[:8]}: {self.scorer.name} {rule.beyond} "
-            f"{rule.flag:.4g} is flagged; brittle means {self.norm} margin <= {rule.epsilon:.4g}; {rates}; "
-            f"calibrated on {rule.n_brittle + rule.n_robust} images>"
-        )
+        name = f"{type(network).__name__} {state_sha256(network)[:8]}"
+        flags = f"flags {self.scorer.name} {rule.beyond} {rule.flag:.4g} for {self.norm} margin <= {rule.epsilon:.4g}"
+        return f"<Detector of {name}: {flags}, {rates}, {rule.n_brittle + rule.n_robust} images>"
 
     def __call__(self, images: Tensor, *, batch_size: int = 256) -> Tensor:
         """Flag images (n, c, h, w), bool (n,); or one image (c, h, w), one bool.

@@ -281,10 +281,8 @@ def test_a_constant_score_flags_everything_and_is_named():
 def test_a_detector_prints_in_one_line_what_it_is(digits, false_alarm_rate):
     detector = calibrated(digits, score="entropy", false_alarm_rate=false_alarm_rate)
     text, rates = repr(detector), "miss rate 0.1" + (", false-alarm rate 0.25" if false_alarm_rate else "")
-    assert text == (
-        f"<Detector of Sequential {state_sha256(digits[0])[:8]}: entropy >= {detector.thresholds.flag:.4g} is flagged; "
-        f"brittle means Linf margin <= 0.1; {rates}; calibrated on 400 images>"
-    )
+    network, flag = f"Sequential {state_sha256(digits[0])[:8]}", f"{detector.thresholds.flag:.4g}"
+    assert text == f"<Detector of {network}: flags entropy >= {flag} for Linf margin <= 0.1, {rates}, 400 images>"
     assert str(detector) == text
 
 
