@@ -20,9 +20,9 @@ import pandas as pd
 import torch
 
 from margincons.consistency import column
-from margincons.kept_images import read_images
 from margincons.measure import measure
-from margincons.metrics import kendall_tau
+from margincons.records.kept_images import read_images
+from margincons.statistics.metrics import kendall_tau
 from margincons.zoo import list_models, load_model
 
 REFERENCE = (200, 1)  # batch size, threads

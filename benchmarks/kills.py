@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 
 from margincons.errors import ChecksumError, FileFormatError
-from margincons.kept_images import read_images
-from margincons.locks import NAME as LOCK
 from margincons.measure import measure
 from margincons.records import read_record, read_shard
+from margincons.records.kept_images import read_images
+from margincons.records.locks import NAME as LOCK
 
 SHARDS, SHARD_SIZE = 12, 5
 SETTINGS = {

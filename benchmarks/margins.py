@@ -19,7 +19,7 @@ from margincons.attacks.result import AttackResult, step_outwards
 from margincons.data import Images, load_images
 from margincons.passes import CountPasses
 from margincons.records import SHIPPED, provenance, read_record, read_shard, shipped_records, write_shard
-from margincons.tightness import best_known, complete, looser_networks, tightness, with_exact
+from margincons.studies.tightness import best_known, complete, looser_networks, tightness, with_exact
 from margincons.zoo import load_model
 
 ZOO = ("standard", "gaussian", "fgsm_at", "pgd_at", "trades", "mart", "alp", "clp", "mma", "ibp")

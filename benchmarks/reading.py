@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from margincons.intervals import estimate
-from margincons.metrics import auroc, kendall_tau
 from margincons.records import provenance, read_record, write_shard
+from margincons.statistics.intervals import estimate
+from margincons.statistics.metrics import auroc, kendall_tau
 
 
 def main() -> None:

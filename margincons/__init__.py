@@ -7,12 +7,12 @@ from margincons.data import load_images
 from margincons.detection import detection
 from margincons.detector import Detector
 from margincons.errors import MarginError
-from margincons.intervals import Estimate
 from margincons.margins import MarginBounds, input_margins
 from margincons.measure import measure, measure_images
 from margincons.records import read_record
 from margincons.report import report
 from margincons.scores import logit_margin
+from margincons.statistics.intervals import Estimate
 from margincons.threat import ThreatModel
 from margincons.zoo import list_models, load_model
 

@@ -138,7 +138,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _fit(options: argparse.Namespace) -> None:
-    from margincons.pseudo_margin_fits import obtain_fits
+    from margincons.studies.pseudo_margin_fits import obtain_fits
 
     for model_id in options.models:
         table = obtain_fits(

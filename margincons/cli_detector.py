@@ -66,7 +66,7 @@ def _add_where(command: argparse.ArgumentParser) -> None:
 
 def run_calibrate(options: argparse.Namespace) -> None:
     """Run `margincons calibrate`."""
-    from margincons.calibration import calibrate_detector
+    from margincons.detector.calibration import calibrate_detector
 
     if options.out.is_dir():
         raise UsageError(f"Expected {options.out} to be the file of the detector, it is a folder.")
@@ -79,8 +79,8 @@ def run_calibrate(options: argparse.Namespace) -> None:
 
 def run_detect(options: argparse.Namespace) -> None:
     """Run `margincons detect`."""
-    from margincons.detect import detect, open_images, write_results
     from margincons.detector import Detector
+    from margincons.detector.folders import detect, open_images, write_results
     from margincons.devices import choose_device
     from margincons.zoo import load_model
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from margincons.errors import MissingColumnError, ShapeError
-from margincons.intervals import Estimate, estimate
 from margincons.scores import robustness_sign
+from margincons.statistics.intervals import Estimate, estimate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ import pandas as pd
 
 from margincons.consistency import column
 from margincons.errors import DegenerateError
-from margincons.intervals import Estimate, estimate
-from margincons.metrics import auroc
 from margincons.scores import robustness_sign
-from margincons.weighted import dense_ranks
+from margincons.statistics.intervals import Estimate, estimate
+from margincons.statistics.metrics import auroc
+from margincons.statistics.weighted import dense_ranks
 
 DISTANCE_ROUNDING = 1e-6  # of distances between fp32 images on the [0, 1] scale; relative above 1
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from margincons.classifier import Classifier, Head
 from margincons.consistency import column
 from margincons.errors import DegenerateError, UsageError
-from margincons.intervals import Estimate, estimate
 from margincons.scores import class_distances
+from margincons.statistics.intervals import Estimate, estimate
 from margincons.threat import per_item, vector_norm
 
 

@@ -9,16 +9,16 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from margincons.atomic import clear_unfinished
 from margincons.checks import warn_before_work
 from margincons.classifier import Classifier
 from margincons.cluster import Job, device_of, measured_by
 from margincons.data import Images, load_images
 from margincons.devices import choose_device
 from margincons.errors import UnknownNameError, UsageError
-from margincons.locks import only_writer
 from margincons.margins import FIXED_BUDGET, MINIMUM_NORM
 from margincons.records import provenance, read_record
+from margincons.records.atomic import clear_unfinished
+from margincons.records.locks import only_writer
 from margincons.rows import CERTIFICATES, measure_batch
 from margincons.shards import measure_shard, plan, write
 from margincons.threat import ThreatModel
@@ -77,7 +77,7 @@ def measure(
         device: "cpu", "cuda", or "auto": CUDA when there is a device.
         download: Whether checkpoints and data sets may be downloaded.
         progress: Whether to draw a bar on stderr.
-        keep_images: Whether to keep the adversarial images, for `margincons.kept_images.read_images`.
+        keep_images: Whether to keep the adversarial images, for `margincons.records.kept_images.read_images`.
         client: Of a Dask cluster whose workers measure the shards; None to measure here.
 
     Returns:

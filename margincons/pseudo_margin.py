@@ -11,7 +11,7 @@ from torch.nn.functional import mse_loss, softplus
 from margincons.classifier import Outputs
 from margincons.errors import DegenerateError, NoHeadError, UnknownNameError, UsageError
 from margincons.labelled_margins import LabelledMargins
-from margincons.weighted import dense_ranks
+from margincons.statistics.weighted import dense_ranks
 
 INPUTS = ("features", "logits")
 HELD_OUT = 0.2  # share of the images learned from that decides when to stop, as in the paper

@@ -8,7 +8,7 @@ import pandas as pd
 from margincons.consistency import consistency
 from margincons.detection import brittle_share, clean_accuracy, detection, robust_accuracy
 from margincons.errors import DegenerateError, UnknownNameError
-from margincons.intervals import Estimate
+from margincons.statistics.intervals import Estimate
 
 FORMS = ("text", "csv", "markdown", "latex")
 
@@ -25,8 +25,8 @@ def report(
         margin: The column that holds the margin.
 
     Returns:
-        A table of `margincons.intervals.Estimate`; empty cells where a statistic is not defined: an AUROC where no
-        image is brittle, a tau where an attack had a budget. "60 of 800" images: the record is not finished.
+        A table of `margincons.statistics.intervals.Estimate`; empty cells where a statistic is not defined: an AUROC
+        where no image is brittle, a tau where an attack had a budget. "60 of 800" images: the record is not finished.
     """
     rows = {name: _row(table, epsilon, score, margin) for name, table in tables.items()}
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")

@@ -9,9 +9,9 @@ import pandas as pd
 from margincons.consistency import column
 from margincons.detection import is_brittle, is_correct
 from margincons.errors import UnknownNameError, UsageError
-from margincons.intervals import Estimate, estimate, share_difference
-from margincons.metrics import threshold_at_tpr
 from margincons.scores import robustness_sign
+from margincons.statistics.intervals import Estimate, estimate, share_difference
+from margincons.statistics.metrics import threshold_at_tpr
 
 
 def fewest_mistakes(brittle: np.ndarray, score: np.ndarray) -> float:

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from margincons.atomic import set_aside
 from margincons.checks import heard
 from margincons.classifier import Classifier
 from margincons.data import Images
 from margincons.errors import BatchMemoryError, ChecksumError, FileFormatError, MissingFileError, RecordError
-from margincons.kept_images import images_of, load_images_of, write_images
 from margincons.records import EXTENSION, check_settings, differing, read_shard, write_shard
+from margincons.records.atomic import set_aside
+from margincons.records.kept_images import images_of, load_images_of, write_images
 from margincons.rows import measure_batch
 
 

@@ -47,8 +47,8 @@ from margincons.errors import (
     UsageError,
 )
 from margincons.records import read_shard, write_shard
+from margincons.records.sealed import read_sealed, write_sealed
 from margincons.scores import logit_margin
-from margincons.sealed import read_sealed, write_sealed
 from margincons.zoo import bundled, load_model
 
 ROOT = Path(__file__).parents[1]

@@ -9,9 +9,9 @@ import pytest
 from margincons.consistency import consistency
 from margincons.detection import clean_accuracy, detection, robust_accuracy
 from margincons.errors import MissingColumnError, UnknownNameError
-from margincons.intervals import Estimate
 from margincons.records import read_record
 from margincons.report import as_text, report
+from margincons.statistics.intervals import Estimate
 
 
 def table_of(n=60, seed=0, low=0.0):

@@ -10,10 +10,10 @@ from pandas.testing import assert_frame_equal
 from margincons import shards
 from margincons.data import load_images
 from margincons.errors import BatchMemoryError, LockedError, RecordError
-from margincons.kept_images import read_images
-from margincons.locks import only_writer
 from margincons.measure import measure
 from margincons.records import read_record, read_shard, write_shard
+from margincons.records.kept_images import read_images
+from margincons.records.locks import only_writer
 from margincons.threat import vector_norm
 from margincons.zoo import load_model
 

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from margincons.errors import MissingColumnError, MissingFileError
-from margincons.metrics import kendall_tau
 from margincons.recorded import measure_again
 from margincons.records import read_record, shipped_records
+from margincons.statistics.metrics import kendall_tau
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 INDEPENDENT = [name for name in shipped_records() if name.startswith("cifar10/")]

@@ -1,7 +1,7 @@
 """Scores of brittleness that cost more than one forward pass: gradients, reference images, or many passes.
 
-Pure functions, one file each. `margincons.scores.NOT_RECORDED` declares their signs, `margincons.score_jobs` counts
-what they cost.
+Pure functions, one file each. `margincons.scores.NOT_RECORDED` declares their signs, `margincons.studies.score_jobs`
+counts what they cost.
 """
 
 from margincons.costly_scores.clever import clever

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy import stats
 
-from margincons.conformal import conformal_rank, conformal_threshold
 from margincons.exercises.checking import Function, check
+from margincons.statistics.conformal import conformal_rank, conformal_threshold
 
 # Logit margins of eleven images, in no order, and which of them are brittle: nine are.
 LOGIT_MARGINS = np.array([2.5, 0.3, 7.0, 1.1, 0.8, 4.2, 0.1, 3.1, 9.0, 1.9, 5.4])

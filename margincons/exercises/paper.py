@@ -7,8 +7,8 @@ from torch import Tensor
 
 from margincons.classifier import Head
 from margincons.exercises.checking import Function, check
-from margincons.metrics import aupr_trapezoid, auroc, average_precision, kendall_tau, log_spread
 from margincons.scores import feature_margin
+from margincons.statistics.metrics import aupr_trapezoid, auroc, average_precision, kendall_tau, log_spread
 
 MARGINS = np.array([0.03, 0.05, 0.08, 0.11, 0.12, 0.17, 0.21, 0.3])
 SCORES = np.array([0.9, 0.4, 1.8, 1.1, 3.5, 2.2, 9.0, 3.1])

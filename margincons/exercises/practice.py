@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from margincons.attacks.result import rival_lead
-from margincons.conformal import conformal_threshold
-from margincons.detector_attacks import wrong_class_margin
+from margincons.detector.attacks import wrong_class_margin
 from margincons.exercises.checking import Function, check
 from margincons.exercises.paper import MARGINS
-from margincons.scaling import tail_exponent
+from margincons.statistics.conformal import conformal_threshold
+from margincons.studies.scaling import tail_exponent
 
 
 def check_tail_exponent(student: Function) -> None:

@@ -7,7 +7,7 @@ from scipy.stats import pearsonr
 from margincons.errors import WrongAnswerError
 from margincons.exercises.checking import Function, check
 from margincons.exercises.fixtures import digits, network
-from margincons.metrics import kendall_tau
+from margincons.statistics.metrics import kendall_tau
 
 
 def check_corrected_share(student: Function) -> None:

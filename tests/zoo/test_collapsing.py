@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from margincons.classifier import Classifier
 from margincons.data import load_images
-from margincons.neural_collapse import neural_collapse
+from margincons.studies.neural_collapse import neural_collapse
 from margincons.zoo import load_model
 from margincons.zoo.collapsing import collapsing, spread_ratio
 from margincons.zoo.recipes import RECIPES, standard, train_recipe

@@ -1,0 +1,123 @@
+"""Many scores against one reference on the same images, without finding a winner by looking often enough.
+
+Of forty scores as good as the reference, one looks better in its own 95% interval and one worse. Simultaneous intervals
+are wide enough to hold all at once: with a chance of 95% no difference is claimed that is not there.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from margincons.errors import DegenerateError, MissingColumnError
+from margincons.statistics.intervals import BATCH_CELLS, Estimate, bootstrap_weights, check_bootstrap, look_up
+
+ALONE = 0.95  # level of the interval of one score by itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One score's statistic, and what it gains over the reference on the same images."""
+
+    value: Estimate  # with the interval that it would have alone, by percentiles
+    gain: Estimate  # its value less the reference's; these intervals hold together
+
+
+def compare_scores(
+    statistic: str | Callable[..., float],
+    target: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+    *,
+    reference: str,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    **options: float,
+) -> dict[str, Compared]:
+    """Compare each score with a reference, all on the same bootstrap samples.
+
+    A gain's interval reaches c standard errors to either side. c is the quantile, over samples, of the largest
+    deviation of any gain, each in its own standard errors: scores that vary together need a smaller c than Bonferroni
+    would take.
+
+    Source: Romano and Wolf, 2005, "Exact and approximate stepdown methods for multiple hypothesis testing", JASA 100,
+    of whose procedures this is the first step.
+
+    Args:
+        statistic: A statistic of `metrics` that takes a target and a score, or its name.
+        target: Its first column, (n,): margins, or whether an image is brittle.
+        scores: Columns (n,), by name, the reference among them; signs as the statistic wants them.
+        reference: Name of the score that the others are compared with.
+        replicates: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+        level: Chance that all gains lie in their intervals; for m networks that are to hold together, 1 - 0.05 / m.
+        options: Options of the statistic: ``tpr``.
+
+    Raises:
+        DegenerateError: If the statistic is not defined on these rows, or on no sample of them.
+        MissingColumnError: If the reference is not among the scores.
+    """
+    point, replicate = look_up(statistic)
+    check_bootstrap(replicates, level)
+    if reference not in scores:
+        raise MissingColumnError(reference, scores)
+    n = len(target)
+    values = {name: point(target, column, **options) for name, column in scores.items()}
+    drawn = _replicates(replicate, target, scores, replicates=replicates, seed=seed, **options)
+    drawn = drawn[~np.isnan(drawn).any(axis=1)]
+    if len(drawn) < 2:
+        raise DegenerateError("The comparison", f"hardly one of {replicates} samples of {n} rows has both classes")
+    names = list(scores)
+    own = names.index(reference)
+    gains = np.array([values[name] - values[reference] for name in names])
+    off = drawn - drawn[:, [own]] - gains
+    errors = (drawn - drawn[:, [own]]).std(axis=0)
+    reach = errors * _critical(off, errors, level)
+    kept = f"{len(drawn)} of {replicates} replicates"
+    ends = np.quantile(drawn, [(1 - ALONE) / 2, (1 + ALONE) / 2], axis=0, method="inverted_cdf")
+    return {
+        name: Compared(
+            value=Estimate(
+                value=values[name],
+                low=float(ends[0, i]),
+                high=float(ends[1, i]),
+                level=ALONE,
+                n=n,
+                method=f"bootstrap, {kept}",
+                standard_error=float(drawn[:, i].std()),
+            ),
+            gain=Estimate(
+                value=float(gains[i]),
+                low=float(gains[i] - reach[i]),
+                high=float(gains[i] + reach[i]),
+                method=f"simultaneous over {len(names) - 1} scores, {kept}",
+                standard_error=float(errors[i]),
+                level=level,
+                n=n,
+            ),
+        )
+        for i, name in enumerate(names)
+    }
+
+
+def _replicates(
+    replicate: Callable, target: np.ndarray, scores: Mapping, *, replicates: int, seed: int, **options: float
+) -> np.ndarray:
+    """The statistic of each score on each sample, (replicates, scores)."""
+    rng, n = np.random.default_rng(seed), len(target)
+    target = np.asarray(target, dtype=float)
+    batch = max(1, BATCH_CELLS // n)
+    parts = []
+    for done in range(0, replicates, batch):
+        weights = bootstrap_weights(rng, n, min(batch, replicates - done))
+        columns = [replicate(weights, target, np.asarray(one, dtype=float), **options) for one in scores.values()]
+        parts.append(np.stack(columns, axis=1))
+    return np.concatenate(parts)
+
+
+def _critical(off: np.ndarray, errors: np.ndarray, level: float) -> float:
+    """Quantile of the largest deviation (replicates, scores) in standard errors; a gain that never varies has none."""
+    varies = errors > 0
+    if not varies.any():
+        return 0.0
+    return float(np.quantile(np.abs(off[:, varies] / errors[varies]).max(axis=1), level, method="inverted_cdf"))

@@ -1,0 +1,75 @@
+"""What colours say can be read by colour-blind readers and off a grey print."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from margincons import plots
+from margincons.plots import margins as margin_plots
+from margincons.zoo.bundled import bundled_index
+
+# Dichromats' view of linear RGB. Source: Machado, Oliveira and Fernandes, 2009, IEEE TVCG 15(6), severity 1.
+VISION = {
+    "normal": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])  # of linear sRGB
+WHITE = XYZ.sum(axis=1)
+NETWORKS = sorted(bundled_index())
+
+
+def lab(colour, vision="normal"):
+    """CIELAB coordinates of a colour as somebody sees it: lightness from 0 to 100, then two of hue."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    share = XYZ @ np.clip(VISION[vision] @ linear, 0, 1) / WHITE
+    x, y, z = np.where(share > (6 / 29) ** 3, np.cbrt(share), share * (29 / 6) ** 2 / 3 + 4 / 29)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_black_and_white_are_a_hundred_apart_and_red_turns_olive_without_the_red_cones():
+    assert np.linalg.norm(lab("white") - lab("black")) == pytest.approx(100, abs=0.1)
+    assert np.linalg.norm(lab("#ff0000") - lab("#00ff00")) > 4 * np.linalg.norm(
+        lab("#ff0000", "deuteranopia") - lab("#a39000", "deuteranopia")
+    )
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_colours_of_networks_are_told_apart(vision):
+    colours = {plots.model_style(network)["color"] for network in NETWORKS}
+    apart = {
+        pair: np.linalg.norm(lab(pair[0], vision) - lab(pair[1], vision)) for pair in itertools.combinations(colours, 2)
+    }
+    assert len(colours) == 7
+    assert min(apart.values()) > 10, min(apart, key=apart.get)
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_brittle_and_robust_and_the_regions_of_the_plane_are_told_apart(vision):
+    for colours in ([plots.BRITTLE, plots.ROBUST], margin_plots.REGIONS.colors):
+        for first, second in itertools.combinations(colours, 2):
+            assert np.linalg.norm(lab(first, vision) - lab(second, vision)) > 6
+    lightness = sorted(lab(colour)[0] for colour in margin_plots.REGIONS.colors)
+    assert np.diff(lightness).min() > 6  # and on a grey print, where a region has no mark
+
+
+def test_lines_of_networks_differ_in_dashes_or_in_grey_and_marks_in_shape_or_in_grey():
+    for pair in itertools.combinations(NETWORKS, 2):
+        first, second = map(plots.model_style, pair)
+        lightness = abs(lab(first["color"])[0] - lab(second["color"])[0])
+        assert first["linestyle"] != second["linestyle"] or lightness > 6, pair
+        assert first["marker"] != second["marker"] or first["linestyle"] != second["linestyle"], pair
+
+
+def test_brittle_images_have_another_mark_than_robust_ones():
+    axes = Figure().add_subplot()
+    table = pd.DataFrame({"logit_margin": [1.0, 2.0, 3.0], "upper": [0.05, 0.15, 0.2]})
+    plots.margin_scatter(axes, table, epsilon=0.1)
+    robust, brittle = (marks.get_paths()[0] for marks in axes.collections)
+    assert len(robust.vertices) != len(brittle.vertices)

@@ -1,0 +1,141 @@
+"""Truth: power laws drawn by inversion, linear networks solved by a linear program, curves counted by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.optimize import linprog, minimize
+from scipy.stats import kstest
+from torch import nn
+from torch.testing import assert_close
+
+from margincons.errors import DegenerateError, UsageError
+from margincons.scores import first_order_margin
+from margincons.studies.scaling import added_error, curve_gap, linearised_margins, tail_exponent
+
+
+def record(upper, correct=None, **columns):
+    correct = np.ones(len(upper), dtype=bool) if correct is None else np.asarray(correct)
+    return pd.DataFrame({"label": np.where(correct, 0, 1), "predicted": 0, "upper": upper, **columns})
+
+
+def linear(classes=3, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, classes)).double().eval()
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.5])
+def test_the_exponent_of_a_power_law_is_covered_as_often_as_promised(exponent):
+    """Beyond the k least the margins follow another law, which must not matter."""
+    rng, covered, values = np.random.default_rng(0), 0, []
+    for _ in range(400):
+        uniform = rng.uniform(size=400)
+        margins = np.where(uniform < 0.25, uniform ** (1 / exponent), 0.25 ** (1 / exponent) + uniform)
+        found = tail_exponent(margins, k=60)
+        covered += found.low <= exponent <= found.high
+        values.append(found.value)
+    assert abs(covered / 400 - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 400)
+    assert np.median(values) == pytest.approx(exponent, rel=0.05)
+
+
+def test_the_exponent_does_not_depend_on_the_unit_of_the_margins():
+    margins = np.random.default_rng(1).uniform(size=50)
+    assert tail_exponent(255 * margins, k=20).value == pytest.approx(tail_exponent(margins, k=20).value)
+
+
+@pytest.mark.parametrize(("margins", "k"), [([0.1, 0.2, 0.3], 3), ([0.1, 0.2, 0.3], 1)])
+def test_an_exponent_needs_a_margin_beyond_those_it_uses(margins, k):
+    with pytest.raises(UsageError, match=r"Expected k of at least 2 and below the number of margins, 3; got \d"):
+        tail_exponent(np.array(margins), k=k)
+
+
+@pytest.mark.parametrize("margins", [[0.0, 0.1, 0.2, 0.3], [0.1, 0.1, 0.1, 0.2], [0.1, 0.2, np.inf, np.inf]])
+def test_no_exponent_of_margins_that_are_zero_equal_or_infinite(margins):
+    with pytest.raises(DegenerateError, match="the 2 least margins are 0, infinite, or all equal"):
+        tail_exponent(np.array(margins), k=2)
+
+
+def test_added_error_counts_images_that_are_right_and_near():
+    table = record([0.1, 0.2, 0.3, 0.05], correct=[True, True, True, False])
+    assert added_error(table, np.array([0.01, 0.1, 0.25, 1.0])).tolist() == [0, 0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L1"])
+def test_margins_of_a_linear_network_inside_the_box_are_those_of_a_linear_program(norm):
+    network = linear()
+    inputs = torch.rand(12, 1, 2, 3, dtype=torch.float64).mul(1.8).sub(0.4).clamp(0, 1)  # many pixels at 0 and 1
+    weight, bias = network[1].weight.detach().numpy(), network[1].bias.detach().numpy()
+    exact = []
+    for image in inputs.flatten(1).numpy():
+        own = (weight @ image + bias).argmax()
+        best = np.inf
+        for rival in set(range(3)) - {own}:
+            w, b = weight[own] - weight[rival], bias[own] - bias[rival]
+            # variables: up, down (6 each) and, in l_inf, the radius; the sum of moves in l_1
+            side = np.hstack([np.eye(6), np.eye(6)])
+            if norm == "Linf":
+                cost = np.append(np.zeros(12), 1.0)
+                rows = np.vstack([np.hstack([side, -np.ones((6, 1))]), np.hstack([w, -w, 0.0])])
+            else:
+                cost, rows = np.ones(12), np.vstack([np.zeros((6, 12)), np.hstack([w, -w])])
+            limits = np.append(np.zeros(6), -(w @ image + b))
+            bounds = (
+                [(0, 1 - pixel) for pixel in image] + [(0, pixel) for pixel in image] + [(0, None)] * (norm == "Linf")
+            )
+            solved = linprog(cost, A_ub=rows, b_ub=limits, bounds=bounds)
+            best = min(best, solved.fun if solved.status == 0 else np.inf)
+        exact.append(best)
+    assert np.isfinite(exact).any()
+    assert_close(
+        linearised_margins(network, inputs, norm=norm), torch.tensor(exact, dtype=torch.float64), rtol=1e-6, atol=1e-8
+    )
+
+
+def test_margins_of_a_linear_network_in_l2_are_those_of_a_quadratic_program():
+    network = linear(classes=2, seed=1)
+    inputs = torch.rand(8, 1, 2, 3, dtype=torch.float64).mul(1.4).sub(0.2).clamp(0, 1)
+    found = linearised_margins(network, inputs, norm="L2")
+    weight, bias = network[1].weight.detach().numpy(), network[1].bias.detach().numpy()
+    w, b = weight[0] - weight[1], bias[0] - bias[1]
+    for image, margin in zip(inputs.flatten(1).numpy(), found.tolist(), strict=True):
+        if not np.isfinite(margin):
+            continue
+        solved = minimize(
+            lambda x, image=image: ((x - image) ** 2).sum(), image, bounds=[(0, 1)] * 6, method="SLSQP",
+            constraints={"type": "eq", "fun": lambda x: w @ x + b}, options={"ftol": 1e-14, "maxiter": 500},
+        )  # fmt: skip
+        assert margin == pytest.approx(np.sqrt(solved.fun), rel=1e-4)
+    assert found.isfinite().sum() >= 4
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_away_from_the_walls_of_the_box_they_are_first_order_margins(norm):
+    network, inputs = linear(), 0.5 + 0.01 * torch.rand(10, 1, 2, 3, dtype=torch.float64)
+    network[1].bias.data = -network[1].weight.data.sum(dim=1) * 0.5  # boundaries meet at the middle of the box
+    boxed = linearised_margins(network, inputs, norm=norm)
+    assert_close(boxed, first_order_margin(network, inputs, norm=norm), rtol=1e-5, atol=1e-8)
+
+
+def test_the_gap_of_two_curves_is_kolmogorovs_distance_when_every_image_is_right():
+    rng = np.random.default_rng(2)
+    upper, guess = rng.uniform(size=60), rng.uniform(size=60) ** 2
+    found = curve_gap(record(upper, guess=guess), predicted="guess")
+    assert found.largest.value == pytest.approx(kstest(guess, upper).statistic)
+    assert found.largest.low <= found.largest.value
+
+
+def test_a_prediction_reaches_to_where_it_first_leaves_the_tolerance():
+    upper = np.arange(1, 101) / 100
+    guess = np.where(upper > 0.5, upper / 2, upper)  # right up to a half, and there all at once half too near
+    found = curve_gap(record(upper, guess=guess), predicted="guess", tolerance=0.02)
+    assert found.reach.value == pytest.approx(0.265)  # three images of a hundred too many
+    assert curve_gap(record(upper, guess=upper), predicted="guess").reach.value == np.inf
+    assert curve_gap(record(upper, guess=upper), predicted="guess").largest.value == 0
+
+
+def test_images_that_are_wrong_anyway_move_no_curve():
+    upper, guess = np.array([0.1, 0.2, 0.3]), np.array([0.1, 0.2, 9.0])
+    found = curve_gap(record(upper, correct=[True, True, False], guess=guess), predicted="guess")
+    assert found.largest.value == 0
+    with pytest.raises(DegenerateError, match="no image is classified correctly"):
+        curve_gap(record(upper, correct=[False] * 3, guess=guess), predicted="guess")

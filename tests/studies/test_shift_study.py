@@ -1,0 +1,97 @@
+"""A detector judged under a shift: against counts by hand, the detector itself, and families of chances."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from margincons import Detector, load_images, load_model, measure_images
+from margincons.data.shifts import shift
+from margincons.detection import is_brittle
+from margincons.errors import TooFewImagesError
+from margincons.statistics.metrics import accuracy, auroc, fpr_at_tpr, kendall_tau
+from margincons.studies.association import holm
+from margincons.studies.shift_study import BROKEN, KEPT, OPEN, under_shift, verdicts
+
+OPTIONS = {"epsilon": 0.1, "miss_rate": 0.1, "replicates": 5}
+
+
+def table(margins, logits, *, label=0):
+    shape = np.zeros(len(margins), dtype=int)
+    return pd.DataFrame({"label": shape + label, "predicted": shape, "logit_margin": logits, "upper": margins})
+
+
+@pytest.fixture(scope="module")
+def measured():
+    images, model = load_images("digits", n=200), load_model("digits/standard")
+    known = load_images("digits", split="calibration", n=60)
+    blurred = dataclasses.replace(images, inputs=shift(images.inputs, 1, name="blur"))
+    calm = measure_images(model, known, effort="fast")
+    return model, known, calm, blurred, measure_images(model, blurred, effort="fast")
+
+
+def test_each_number_is_what_its_name_says_and_the_misses_are_the_detectors_own(measured):
+    model, known, calm, images, changed = measured
+    row = under_shift(changed, calm, looks=10, **OPTIONS)
+    detector = Detector.calibrate(model, known.inputs, margins=calm["upper"].to_numpy(), epsilon=0.1, miss_rate=0.1)
+    flagged, brittle = detector(images.inputs).numpy(), is_brittle(changed, 0.1)
+    assert row["missed"].value == pytest.approx((~flagged)[brittle].mean())
+    assert row["flagged"] == pytest.approx(flagged.mean())
+    assert row["brittle among unflagged"] == pytest.approx(brittle[~flagged].mean())
+    assert row["accuracy"].value == accuracy(changed["label"] == changed["predicted"])
+    assert row["brittle"].value == brittle.mean()
+    assert row["tau"].value == kendall_tau(changed["upper"], changed["logit_margin"])
+    assert row["AUROC"].value == auroc(brittle, -changed["logit_margin"])
+    assert row["FPR@95"].value == fpr_at_tpr(brittle, -changed["logit_margin"])
+    assert row["widened"].value == row["missed"].value
+    assert row["widened"].level == 1 - 0.05 / 10
+    assert row["widened"].low < row["missed"].low < row["missed"].high < row["widened"].high
+
+
+def test_what_is_undefined_is_nan_and_too_small_a_calibration_is_refused(measured):
+    _, _, calm, _, changed = measured
+    all_brittle = changed.assign(upper=changed["upper"] / 1e6)
+    row = under_shift(all_brittle, calm, **OPTIONS)
+    assert np.isnan(row["AUROC"])
+    assert np.isnan(row["FPR@95"])
+    assert row["brittle among unflagged"] == 1
+    row = under_shift(changed.assign(upper=changed["upper"] + 1), calm, **OPTIONS)
+    assert np.isnan(row["missed"])
+    assert np.isnan(row["chance of more"])
+    assert row["accuracy"].n == 200
+    with pytest.raises(TooFewImagesError):
+        under_shift(changed, calm[is_brittle(calm, 0.1)].head(8), **OPTIONS)
+
+
+def test_verdicts_find_the_broken_and_the_kept_and_leave_the_rest_open_as_one_family():
+    draw = np.random.default_rng(0)
+
+    def brittle(logits):
+        return table(np.append(np.full(len(logits), 0.05) + 1e-4 * draw.random(len(logits)), 1.0), np.append(logits, 9))
+
+    calm = brittle(draw.random(100))
+    kinds = {
+        BROKEN: brittle(draw.random(100) + 0.5),
+        KEPT: brittle(draw.random(300) - 0.5),
+        OPEN: brittle(draw.random(30)),
+    }
+    cells = pd.DataFrame([under_shift(one, calm, looks=4, **OPTIONS) for one in kinds.values()])
+    cells.loc[3] = cells.loc[2]
+    cells.loc[3, ["missed", "widened", "chance of more", "chance of change"]] = np.nan
+    judged = verdicts(cells, miss_rate=0.1)
+    assert judged["verdict"].tolist() == [*kinds, OPEN]
+    assert judged["changed"].tolist() == [True, True, False, False]
+    assert judged["p"][:3].tolist() == holm(cells["chance of more"][:3]).tolist()  # the undefined one is no look
+    assert np.isnan(judged["p"][3])
+    assert "verdict" not in cells  # what was passed is left alone
+
+
+def test_where_nothing_changes_no_promise_of_a_family_is_called_broken_more_often_than_once_in_twenty():
+    draw, families = np.random.default_rng(1), []
+    for _ in range(60):
+        calm = table(np.full(40, 0.05) + 1e-3 * draw.random(40), draw.random(40))
+        new = [table(np.full(60, 0.05) + 1e-3 * draw.random(60), draw.random(60)) for _ in range(5)]
+        cells = pd.DataFrame([under_shift(one, calm, **OPTIONS | {"replicates": 1}) for one in new])
+        families.append((verdicts(cells, miss_rate=0.1)["verdict"] == BROKEN).any())
+    assert np.mean(families) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)

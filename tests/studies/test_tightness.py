@@ -1,0 +1,96 @@
+import pandas as pd
+import pytest
+import torch
+
+from margincons.data import load_images
+from margincons.errors import MissingColumnError
+from margincons.margins import input_margins
+from margincons.records import read_record
+from margincons.studies.tightness import best_known, complete, looser_networks, tightness, with_exact
+from margincons.zoo import load_model
+
+RIVAL = "FAB, paper's setting"
+
+
+def results():
+    """Two attacks on two images: ours finds 1.0 and misses one image, the rival finds 1.1 and 2.0."""
+    common = {"set": "s", "network": "n", "forward": 1.0}
+    ours = {"attack": "ours", "backward": 10.0, "seconds": 0.5}
+    rival = {"attack": RIVAL, "backward": 1000.0, "seconds": 20.0}
+    return pd.DataFrame(
+        [
+            {**common, **ours, "index": 0, "upper": 1.0},
+            {**common, **ours, "index": 1, "upper": float("inf")},
+            {**common, **rival, "index": 0, "upper": 1.1},
+            {**common, **rival, "index": 1, "upper": 2.0},
+        ]
+    )
+
+
+def test_the_best_bound_is_the_least_over_attacks():
+    assert best_known(results()).set_index("index")["best"].to_dict() == {0: 1.0, 1: 2.0}
+
+
+def test_a_reference_can_only_decrease():
+    earlier = pd.DataFrame([{"set": "s", "network": "n", "index": i, "best": b} for i, b in ((0, 0.9), (1, 3.0))])
+    assert best_known(results(), earlier).set_index("index")["best"].to_dict() == {0: 0.9, 1: 2.0}
+
+
+def test_an_attack_that_missed_a_network_of_its_set_is_left_out():
+    second = results().assign(network="m")
+    both = pd.concat([results(), second[second["attack"] == RIVAL]], ignore_index=True)
+    kept = complete(both)
+    assert set(kept["attack"]) == {RIVAL} and len(kept) == 4
+    assert len(complete(results())) == 4
+
+
+def test_exact_margins_replace_the_best_bounds_where_they_were_solved():
+    exact = pd.DataFrame({"index": [0, 1], "incumbent": [0.8, 1.9], "status": ["optimal", "time_limit"]})
+    best = with_exact(best_known(results()), exact, group="s", network="n")
+    assert best.set_index("index")["best"].to_dict() == {0: 0.8, 1: 2.0}
+    elsewhere = with_exact(best_known(results()), exact, group="s", network="other")
+    assert elsewhere.set_index("index")["best"].to_dict() == {0: 1.0, 1: 2.0}
+
+
+def test_excess_counts_what_was_found_and_failures_stand_apart():
+    table = tightness(results(), best_known(results())).loc["s"]
+    assert table.loc["ours", "images"] == 2
+    assert table.loc["ours", "mean excess"] == 0
+    assert table.loc["ours", "failed"] == 0.5
+    assert table.loc["ours", "within 0.1%"] == 0.5
+    assert table.loc["ours", "not worse than FAB"] == 0.5
+    assert table.loc["ours", "times faster"] == 40
+    assert table.loc[RIVAL, "mean excess"] == pytest.approx(0.05)
+    assert table.loc[RIVAL, "max excess"] == pytest.approx(0.1)
+
+
+def test_a_failure_makes_an_attack_looser_on_its_network():
+    best = best_known(results())
+    assert looser_networks(results(), best, attack="ours", rival=RIVAL) == ["n"]
+    assert looser_networks(results(), best, attack=RIVAL, rival="ours") == []
+
+
+def test_an_image_with_a_margin_of_zero_has_no_relative_excess():
+    table = results().assign(upper=lambda t: t["upper"].where(t["index"] == 0, 0.0))
+    assert tightness(table, best_known(table)).loc[("s", RIVAL), "mean excess"] == pytest.approx(0.1)
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(MissingColumnError, match="'backward'"):
+        tightness(results().drop(columns="backward"), best_known(results()))
+
+
+@pytest.mark.parametrize("network", ["standard", "clp", "mlp"])
+def test_the_benchmarks_bounds_of_ours_are_found_again(network):
+    table = read_record("benchmark/Linf")
+    rows = table[(table["network"] == network) & (table["attack"] == "ours standard")].sort_values("index").head(20)
+    again = input_margins(load_model(f"digits/{network}"), load_images("digits", n=20).inputs, effort="standard").upper
+    ratio = again / torch.tensor(rows["upper"].to_numpy())
+    assert ((ratio - 1).abs() < 1e-3).float().mean() >= 0.75
+    assert ((ratio > 0.95) & (ratio < 1.05)).all()
+
+
+def test_no_witness_of_the_benchmark_is_wrong_alone_and_none_beats_the_reference():
+    table, reference = read_record("benchmark/Linf"), read_record("benchmark/Linf-reference")
+    assert not table["wrong_alone"].any()
+    assert tightness(table, reference)["mean excess"].min() >= 0
