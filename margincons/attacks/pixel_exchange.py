@@ -2,6 +2,10 @@
 
 A descent in the l_inf ball ends with nearly every pixel at one end of its range. Where it ends in a local minimum, most
 often one or two pixels of a small image are at the wrong end, and their gradients, taken where they are, do not say so.
+
+In the l_1 ball few pixels move, and far: which ones is what a gradient at the image tells least. Its corners are single
+pixels that take the whole radius; a step towards the best of them is Frank and Wolfe's, whose choice of a corner is by
+gradient, and here by trying.
 """
 
 import torch
@@ -9,22 +13,50 @@ from torch import Tensor
 
 from margincons.attacks.crossings import Crossings, gap
 from margincons.attacks.descent import Pairs
-from margincons.threat import per_item
+from margincons.threat import per_item, vector_norm
 
 FEW_PIXELS = 256  # beyond that a single pixel matters too little for a forward pass of its own
 TOGETHER = (1, 2, 3, 5, 8)  # how many of the best exchanges are tried at once
 SMALLEST_BATCH = 256
+ROUNDS = {"Linf": 1, "L1": 2}
 WORTHWHILE = 0.3  # of the radius: pixels that the box keeps from moving this far are left alone
 
 
 def exchange_pixels(nearest: Crossings) -> None:
-    """Move each pixel to the other end of its range, alone; keep the best few together where the gap falls.
-
-    The radii stay as they are: a lower gap is what `Crossings.line_search` turns into a shorter distance.
+    """Try single pixels, keep what lowers the gap at the same radius, and follow the ray back to the boundary.
 
     Args:
-        nearest: l_inf crossings; those that are still infinite are left alone.
+        nearest: l_inf or l_1 crossings; those that are still infinite are left alone.
     """
+    for _ in range(ROUNDS[nearest.norm]):
+        if nearest.norm == "Linf":
+            _to_the_other_end(nearest)
+        else:
+            _all_on_one_pixel(nearest)
+        nearest.line_search()
+
+
+def _all_on_one_pixel(nearest: Crossings) -> None:
+    """Give one pixel as much of the radius as its range takes; what is left of the radius, the others keep."""
+    finite = nearest.radius.isfinite()
+    radius, delta, inputs = nearest.radius[:, None], nearest.delta.flatten(1), nearest.inputs.flatten(1)
+    images, pixels = delta.shape
+    everyone = torch.arange(images, device=delta.device)
+    for direction, room in ((1, 1 - inputs), (-1, inputs)):
+        taken = torch.minimum(room, torch.where(finite[:, None], radius, 0))
+        kept = (1 - taken / radius)[:, :, None] * delta[:, None, :]
+        tried = (kept + torch.diag_embed(direction * taken)).clamp(-inputs[:, None], 1 - inputs[:, None])
+        gaps = _gaps(nearest, tried.flatten(0, 1), everyone.repeat_interleave(pixels)).view(images, pixels)
+        lowest, pixel = gaps.min(dim=1)
+        better = finite & (lowest < nearest.gap)
+        nearest.gap = torch.where(better, lowest, nearest.gap)
+        found = tried[everyone, pixel].view_as(nearest.delta)
+        nearest.delta = torch.where(per_item(better, found), found, nearest.delta)
+    nearest.radius = torch.where(finite, vector_norm(nearest.delta, nearest.norm), nearest.radius)
+
+
+def _to_the_other_end(nearest: Crossings) -> None:
+    """Move each pixel to the other end of its range, alone; keep the best few together where the gap falls."""
     radius, delta, inputs = nearest.radius.clamp(max=1), nearest.delta.flatten(1), nearest.inputs.flatten(1)
     other_end = torch.where(delta >= 0, -radius[:, None], radius[:, None])
     other_end = (inputs + other_end).clamp(0, 1) - inputs
@@ -50,7 +82,7 @@ def exchange_for_each_rival(nearest: Crossings, pairs: Pairs) -> None:
     """Exchange pixels on the way to every rival that was kept: another than the nearest may come to lie nearer.
 
     Args:
-        nearest: l_inf crossings; what is found goes in here.
+        nearest: l_inf or l_1 crossings; what is found goes in here.
         pairs: Where a descent ended.
     """
     each = Crossings.none_yet(nearest.model, nearest.inputs[pairs.image], nearest.labels[pairs.image], nearest.norm)
@@ -60,7 +92,6 @@ def exchange_for_each_rival(nearest: Crossings, pairs: Pairs) -> None:
     each.stretch_misses()
     each.line_search()
     exchange_pixels(each)
-    each.line_search()
     nearest.update(pairs.image, each.radius, each.delta, nearest.model(each.points()), each.rate)
 
 

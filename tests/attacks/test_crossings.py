@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from margincons.attacks.crossings import STRETCHES, Crossings, best_rival, gap
 from margincons.attacks.descent import Pairs
 from margincons.attacks.pixel_exchange import exchange_for_each_rival, exchange_pixels
+from margincons.threat import vector_norm
 
 
 class Halfspace(nn.Module):
@@ -31,10 +32,19 @@ class Bumps(nn.Module):
         return torch.stack([lead, torch.zeros_like(lead)], dim=1)
 
 
-def crossings_of(network, inputs, delta, rate=1.0):
-    nearest = Crossings.none_yet(network, inputs, network(inputs).argmax(dim=1), "Linf")
+class Hidden(nn.Module):
+    """The lead of class 0 falls with the first pixel; five times as fast with the last, once that has moved by 0.1."""
+
+    def forward(self, inputs):
+        moved = (inputs.flatten(1) - 0.5).abs()
+        lead = 0.4 - moved[:, 0] - 5 * (moved[:, -1] - 0.1).clamp(min=0)
+        return torch.stack([lead, torch.zeros_like(lead)], dim=1)
+
+
+def crossings_of(network, inputs, delta, rate=1.0, norm="Linf"):
+    nearest = Crossings.none_yet(network, inputs, network(inputs).argmax(dim=1), norm)
     everyone = torch.arange(len(inputs))
-    radius = delta.flatten(1).abs().amax(dim=1)
+    radius = vector_norm(delta, norm)
     points = (inputs + delta).clamp(0, 1)
     nearest.update(everyone, radius, delta, network(points), torch.full((len(inputs),), rate))
     return nearest
@@ -100,7 +110,31 @@ def test_exchanged_pixels_are_those_a_brute_force_would_move_to_the_other_end(si
     moved = (side * nearest.delta.flatten() > 0).nonzero()[:, 0]
     assert set(moved.tolist()) == set(best[:8].tolist())  # eight are tried together at most
     assert_close(nearest.gap, gap(network(nearest.points()), nearest.labels))
-    assert_close(nearest.delta.abs().amax(), torch.tensor(0.2))
+    assert_close(nearest.delta.abs(), nearest.radius.expand(9).view_as(inputs))  # the ray was followed back
+    assert 0 < nearest.radius < 0.2
+
+
+def test_in_l1_a_pixel_that_no_gradient_points_to_takes_the_whole_radius():
+    """One pixel alone crosses at 0.1 + 0.4 / 5; the first, which the gradient at the image points to, at 0.4."""
+    inputs = torch.full((2, 1, 2, 2), 0.5)
+    along_the_first = torch.zeros_like(inputs)
+    along_the_first[:, 0, 0, 0] = 0.42
+    nearest = crossings_of(Hidden(), inputs, along_the_first, norm="L1")
+    exchange_pixels(nearest)
+    assert_close(nearest.radius, torch.full((2,), 0.18), rtol=1e-3, atol=0)
+    assert_close(nearest.delta.flatten(1).abs(), torch.tensor([0, 0, 0, 0.18]).expand(2, 4), rtol=1e-3, atol=1e-6)
+
+
+def test_in_l1_what_a_pixel_has_no_room_for_is_left_to_the_others():
+    """The lead of 0.24 falls twice as fast with pixel 0, which has room for 0.1, and half as fast with pixel 1."""
+    network, inputs = nn.Sequential(nn.Flatten(), nn.Linear(2, 2)), torch.tensor([0.1, 0.5]).view(1, 1, 1, 2)
+    network[1].weight.data = torch.tensor([[2.0, 0.0], [0.0, 0.5]])
+    network[1].bias.data = torch.tensor([0.24 - 0.2 + 0.25, 0.0])
+    nearest = crossings_of(network, inputs, torch.tensor([0.0, 0.49]).view(1, 1, 1, 2), norm="L1")
+    exchange_pixels(nearest)
+    assert 0.18 <= nearest.radius.item() < 0.25  # at best 0.1 and 0.08; a ray at a time comes near, from 0.48
+    assert_close(nearest.radius, vector_norm(nearest.delta, "L1"))
+    assert (nearest.points() >= 0).all() and nearest.delta.flatten()[0] < -0.05
 
 
 def test_a_rival_that_seems_farther_is_found_nearer_once_its_own_pixels_are_exchanged():
@@ -108,7 +142,6 @@ def test_a_rival_that_seems_farther_is_found_nearer_once_its_own_pixels_are_exch
     to_first, to_second = torch.full_like(inputs, 0.3), torch.tensor([0.32, 0.32, -0.32]).view(1, 1, 1, 3)
     nearest = crossings_of(network, inputs, to_first)
     exchange_pixels(nearest)
-    nearest.line_search()
     assert nearest.rival.item() == 1 and 0.299 < nearest.radius.item() <= 0.3
     pairs = {"image": torch.zeros(2, dtype=torch.long), "delta": torch.cat([to_first, to_second])}
     exchange_for_each_rival(nearest, Pairs(**pairs, radius=torch.tensor([0.3, 0.32]), rate=torch.full((2,), 3.0)))
@@ -118,17 +151,19 @@ def test_a_rival_that_seems_farther_is_found_nearer_once_its_own_pixels_are_exch
     assert_close(nearest.gap, gap(network(nearest.points()), nearest.labels))
 
 
-def test_an_exchange_never_raises_the_gap_or_leaves_ball_or_box_and_spares_what_never_crossed():
+@pytest.mark.parametrize("norm", ["Linf", "L1"])
+def test_an_exchange_never_lengthens_a_crossing_or_leaves_the_box_and_spares_what_never_crossed(norm):
     torch.manual_seed(1)
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
     inputs = torch.rand(40, 1, 4, 4).mul(1.6).sub(0.3).clamp(0, 1)
     delta = (torch.rand_like(inputs) - 0.5) * 1.2
-    nearest = crossings_of(network, inputs, delta)
-    before, radius, start = nearest.gap.clone(), nearest.radius.clone(), nearest.delta.clone()
+    nearest = crossings_of(network, inputs, delta, norm=norm)
+    radius, start = nearest.radius.clone(), nearest.delta.clone()
     exchange_pixels(nearest)
     crossed = radius.isfinite()
     assert crossed.any() and (~crossed).any()
-    assert (nearest.gap <= before).all() and (nearest.gap < before)[crossed].any()
+    assert (nearest.radius <= radius * (1 + 1e-6)).all() and (nearest.radius < 0.99 * radius)[crossed].any()
     assert (nearest.delta[~crossed] == start[~crossed]).all()
-    assert (nearest.delta.flatten(1).abs().amax(dim=1) <= radius * (1 + 1e-6))[crossed].all()
+    assert_close(vector_norm(nearest.points() - inputs, norm)[crossed], nearest.radius[crossed])
+    assert (nearest.gap <= 0)[crossed].all()
     assert_close(gap(network(nearest.points()), nearest.labels)[crossed], nearest.gap[crossed])
