@@ -18,6 +18,7 @@ from margincons.threat import per_item, vector_norm
 FEW_PIXELS = 256  # beyond that a single pixel matters too little for a forward pass of its own
 TOGETHER = (1, 2, 3, 5, 8)  # how many of the best exchanges are tried at once
 SMALLEST_BATCH = 256
+TINY = 1e-12  # an image of another class from the start has radius 0
 ROUNDS = {"Linf": 1, "L1": 2}
 WORTHWHILE = 0.3  # of the radius: pixels that the box keeps from moving this far are left alone
 
@@ -44,7 +45,7 @@ def _all_on_one_pixel(nearest: Crossings) -> None:
     everyone = torch.arange(images, device=delta.device)
     for direction, room in ((1, 1 - inputs), (-1, inputs)):
         taken = torch.minimum(room, torch.where(finite[:, None], radius, 0))
-        kept = (1 - taken / radius)[:, :, None] * delta[:, None, :]
+        kept = (1 - taken / radius.clamp_min(TINY))[:, :, None] * delta[:, None, :]
         tried = (kept + torch.diag_embed(direction * taken)).clamp(-inputs[:, None], 1 - inputs[:, None])
         gaps = _gaps(nearest, tried.flatten(0, 1), everyone.repeat_interleave(pixels)).view(images, pixels)
         lowest, pixel = gaps.min(dim=1)

@@ -114,6 +114,17 @@ def test_exchanged_pixels_are_those_a_brute_force_would_move_to_the_other_end(si
     assert 0 < nearest.radius < 0.2
 
 
+@pytest.mark.parametrize("norm", ["Linf", "L1"])
+def test_an_image_of_another_class_from_the_start_stays_where_it_is(norm):
+    inputs = torch.full((1, 1, 2, 2), 0.7)
+    nearest = Crossings.none_yet(Halfspace(), inputs, torch.zeros(1, dtype=torch.long), norm)
+    nearest.update(
+        torch.zeros(1, dtype=torch.long), torch.zeros(1), torch.zeros_like(inputs), Halfspace()(inputs), torch.ones(1)
+    )
+    exchange_pixels(nearest)
+    assert nearest.radius.item() == 0 and not nearest.delta.any()
+
+
 def test_in_l1_a_pixel_that_no_gradient_points_to_takes_the_whole_radius():
     """One pixel alone crosses at 0.1 + 0.4 / 5; the first, which the gradient at the image points to, at 0.4."""
     inputs = torch.full((2, 1, 2, 2), 0.5)
