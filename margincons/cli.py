@@ -185,7 +185,7 @@ def _add_fit(fit: argparse.ArgumentParser) -> None:
     fit.add_argument("--records", default="", help="folder of records to measure into (default: those shipped)")
     fit.add_argument("--splits", nargs="+", default=["train"], help="splits to learn from (default: train)")
     fit.add_argument("--seeds", type=whole, default=5, help="fits per design (default: 5)")
-    fit.add_argument("--limit", type=whole, help="only the first images of each split to learn from")
+    fit.add_argument("--limit", type=count, help="only the first images of each split to learn from")
     fit.add_argument("--out", default="runs", help="folder of the fits (default: runs)")
     fit.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
 
@@ -232,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--time-limit", type=seconds, default=60.0, help="seconds per image for exact (default: 60)")
     measure.add_argument("--out", type=Path, default=Path("runs"), help="folder of records (default: runs)")
     measure.add_argument("--split", default="test", help="test (default), train, or calibration (digits only)")
-    measure.add_argument("--limit", type=whole, help="only the first images")
+    measure.add_argument("--limit", type=count, help="only the first images (default: all)")
     measure.add_argument("--seed", type=seed, default=0)
     measure.add_argument(
         "--batch-size",

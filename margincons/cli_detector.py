@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from margincons.cli_values import count, number, seed, whole
+from margincons.cli_values import count, number, seed
 from margincons.errors import UsageError
 
 DETECTOR_EXAMPLES = {
@@ -59,7 +59,7 @@ def add_detect(detect: argparse.ArgumentParser) -> None:
 
 def _add_where(command: argparse.ArgumentParser) -> None:
     command.add_argument("--split", default="test", help="test (default), or calibration (digits only)")
-    command.add_argument("--limit", type=whole, help="only the first images")
+    command.add_argument("--limit", type=count, help="only the first images (default: all)")
     command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     command.add_argument("--download", action="store_true", help="allow downloads of checkpoints and data sets")
 

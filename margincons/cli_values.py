@@ -43,9 +43,9 @@ def seconds(text: str) -> float:
 
 def count(text: str) -> int:
     """Read a whole number of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
-    return int(text)
+    if not text.isdecimal() or (value := whole(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text[:40]!r}")
+    return value
 
 
 def batch_size(text: str) -> int | str:

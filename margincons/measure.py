@@ -89,11 +89,14 @@ def measure(
         BatchMemoryError: If not even one image fits into memory.
         ClusterError: If the cluster gives up.
         UnknownNameError: If an attack, effort or norm does not exist.
-        UsageError: If epsilon is given to an attack without a budget or missing from one with a budget, or a size is 0.
+        UsageError: If epsilon is given to an attack without a budget or missing from one with a budget, or a size or
+            the limit is below 1.
     """
     check_attack(attack, norm=norm, effort=effort, epsilon=epsilon)
     batch_size = BATCH_SIZE if batch_size == "auto" else batch_size
     check_sizes(batch_size=batch_size, shard_size=shard_size)
+    if limit is not None and limit < 1:
+        raise UsageError(f"Expected a limit of 1 image or more, or None for all of them, got {limit}.")
     if certificate not in (None, *CERTIFICATES):
         raise UnknownNameError("certificate", certificate, CERTIFICATES)
     out = Path(out)

@@ -19,6 +19,9 @@ from margincons.zoo.training import Outcome
 QUICK = ["--attack", "pgd", "--effort", "fast", "--epsilon", "0.1", "--limit", "4"]
 MEASURE = ["measure", "digits/mlp", "--data", "digits"]
 REPORT = ["report", "digits/mlp/Linf/fab_paper"]
+FIT = ["fit", "digits/rescaled", "--data", "digits", "--epsilon", "0.1"]
+CALIBRATE = ["calibrate", "digits/mlp", "--data", "digits"]
+DETECT = ["detect", "detector.safetensors", "digits/mlp", "--data", "digits"]
 
 
 @pytest.fixture(autouse=True)
@@ -77,8 +80,13 @@ def save(path, x, y):
         ([*MEASURE, "--attack", "pgd", "--epsilon", "8/0"], "expected a number such as 0.1 or 8/255, got '8/0'"),
         ([*MEASURE, "--attack", "pgd", "--epsilon", "small"], "expected a number such as 0.1 or 8/255, got 'small'"),
         ([*MEASURE, "--attack", "pgd", "--epsilon", "nan"], "expected a number such as 0.1 or 8/255, got 'nan'"),
-        ([*MEASURE, "--limit", "-1"], "Expected a number of images of 0 (all) or more, got -1."),
-        ([*MEASURE, "--limit", "few"], "invalid int value: 'few'"),
+        *[
+            ([*command, "--limit", text], f"argument --limit: expected a whole number of 1 or more, got '{text}'")
+            for command in (MEASURE, FIT, CALIBRATE, DETECT)
+            for text in ("0", "-1", "few")
+        ],
+        ([*MEASURE, "--limit", "9" * 5000], f"invalid int value: '{'9' * 40}'"),
+        ([*FIT, "--epsilon", "8"], "did you mean 8/255?"),
         ([*MEASURE, "--batch-size", "0"], "Expected a batch size of 1 or more, got 0."),
         ([*MEASURE, "--shard-size", "0"], "Expected a shard size of 1 or more, got 0."),
         ([*MEASURE, "--device", "tpu"], "Expected the device to be 'auto', 'cpu' or 'cuda', got 'tpu'."),
@@ -99,9 +107,9 @@ def save(path, x, y):
         ([*MEASURE, "--workers", "2", "--scheduler", "tcp://x:1"], "--scheduler: not allowed with argument --workers"),
         ([*MEASURE, "--scheduler", "nowhere"], "Expected a Dask scheduler at nowhere, but: "),
         (["calibrate", "digits/mlp", "--data", "digits"], "the following arguments are required: --epsilon"),
-        (["calibrate", "digits/mlp", "--data", "digits", "--epsilon", "x"], "expected a number such as 0.1 or 8/255"),
-        (["detect", "detector.safetensors", "digits/mlp"], "the following arguments are required: --data"),
-        (["detect", "d", "digits/mlp", "--data", "x", "--worst", "0"], "expected a whole number of 1 or more, got '0'"),
+        ([*CALIBRATE, "--epsilon", "x"], "expected a number such as 0.1 or 8/255"),
+        (DETECT[:-2], "the following arguments are required: --data"),
+        ([*DETECT, "--worst", "0"], "expected a whole number of 1 or more, got '0'"),
         (["models", "digit/"], "Unknown start of an id 'digit/'"),
         (["train", "digits/pgdat"], "Unknown recipe 'digits/pgdat'; the nearest are: digits/pgd_at"),
         (["train"], "the following arguments are required: ID"),

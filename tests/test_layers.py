@@ -1,6 +1,7 @@
 """The layers of the package: imports never point up, never form a circle, and stay light."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -124,6 +125,16 @@ def test_the_reading_of_imports_sees_what_is_there():
     ]  # from margincons.statistics import metrics, weighted
     assert "zoo.robustbench" in IMPORTS["zoo"]  # inside a function
     assert "errors" not in IMPORTS["errors"]
+
+
+def test_the_table_of_rooms_has_a_row_for_each_module_and_names_none_that_is_not_there():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", text, flags=re.MULTILINE)
+    rooms = [room for row in rows for room in re.findall(r"`([^`]+)`", row)]
+    named = [path.name for room in rooms for path in PACKAGE.glob(room)]
+    there = [path.name for path in PACKAGE.iterdir() if path.name[0] not in "_." and path.suffix in ("", ".py")]
+    assert sorted(named) == sorted(there)
+    assert all(any(PACKAGE.glob(room)) for room in rooms)
 
 
 def test_importing_the_package_loads_nothing_heavy_and_no_network_package():

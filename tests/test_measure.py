@@ -235,7 +235,10 @@ def test_another_split_is_measured_into_a_record_of_its_own_and_measured_again_t
         ({"epsilon": 8.0}, UsageError, "did you mean 8/255?"),
         ({"batch_size": 0}, UsageError, "Expected a batch size of 1 or more, got 0."),
         ({"shard_size": -1}, UsageError, "Expected a shard size of 1 or more, got -1."),
-        ({"limit": -3}, UsageError, "Expected a number of images of 0 (all) or more, got -3."),
+        *[
+            ({"limit": n}, UsageError, f"a limit of 1 image or more, or None for all of them, got {n}.")
+            for n in (0, -3)
+        ],
         ({"device": "gpu"}, UsageError, "Expected the device to be 'auto', 'cpu' or 'cuda', got 'gpu'."),
     ],
 )

@@ -19,8 +19,8 @@ def test_the_lines_run_one_after_the_other_in_one_session(tmp_path, monkeypatch,
     for block in here:
         exec(compile(block, README.name, "exec"), names)
     tau, auroc = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"\.\d\d \[\.\d\d, \.\d\d\]", tau)
-    assert auroc
+    for estimate in (tau, auroc):
+        assert re.fullmatch(r"\.\d\d \[\.\d\d, \.\d\d\]", estimate)
     assert names["flagged"].dtype == torch.bool
     assert names["flagged"].shape == (600,)
     assert 0 < names["flagged"].sum() < 600

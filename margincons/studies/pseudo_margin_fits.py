@@ -23,6 +23,7 @@ from margincons.measure import record_folder
 from margincons.pseudo_margin import PseudoMargin, fit_pseudo_margin
 from margincons.recorded import obtain
 from margincons.records import check_settings, provenance, read_record, write_shard
+from margincons.threat import ThreatModel
 from margincons.zoo import load_model
 
 FEWER = (25, 50, 100, 200, 400)  # labelled margins of the learning curve, before all of them
@@ -168,7 +169,9 @@ def obtain_fits(
 
     Raises:
         RecordError: If the fits on disk, or those shipped, were made with other settings.
+        UsageError: If epsilon is not on the [0, 1] pixel scale.
     """
+    ThreatModel(norm=norm, epsilon=epsilon)  # refuses 8 for 8/255 before anything is measured or fitted
     root = Path(out or records) / "pseudo_margin"
     path = record_folder(root, model_id, norm, attack) / "shard-00000.parquet"
     if not (out or records):

@@ -6,7 +6,7 @@ import pytest
 
 from margincons.consistency import consistency
 from margincons.detection import detection
-from margincons.errors import LeakageError, MarginError, RecordError
+from margincons.errors import LeakageError, MarginError, RecordError, UsageError
 from margincons.pseudo_margin import TARGETS
 from margincons.records import read_record, shipped_records
 from margincons.studies.pseudo_margin_fits import PAPER_SIZE, designs, fit, judge, lesson, obtain_fits, scored
@@ -63,6 +63,14 @@ def test_no_grid_learns_from_test_images(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(MarginError, match="pseudo_margin/digits/mlp"):
         obtain_fits("digits/mlp", "digits", **QUICK)
+
+
+@pytest.mark.parametrize("records", ["", "runs"])
+def test_an_epsilon_in_steps_of_255_is_refused_before_anything_is_measured(tmp_path, monkeypatch, records):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"did you mean 8/255\?"):
+        obtain_fits("digits/mlp", "digits", **QUICK | {"records": records, "epsilon": 8.0})
+    assert list(tmp_path.iterdir()) == []
 
 
 FITS = [name for name in shipped_records() if name.startswith("pseudo_margin/")]
