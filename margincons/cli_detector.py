@@ -38,10 +38,11 @@ def add_calibrate(calibrate: argparse.ArgumentParser) -> None:
     )
     calibrate.add_argument("--train-data", metavar="DATA", help="its images, where they are a file or folder of yours")
     calibrate.add_argument("--record", help="record that holds the margins (default: measure them, resumably)")
-    calibrate.add_argument("--norm", default="Linf", help="Linf (default), L2 or L1")
-    calibrate.add_argument("--attack", default="minimum_norm", help="minimum_norm (default) or a FAB")
-    calibrate.add_argument("--effort", default="standard", help="fast, standard (default), fine or exhaustive")
-    calibrate.add_argument("--records", type=Path, default=Path("runs"), help="folder to measure into (default: runs)")
+    calibrate.add_argument("--norm", help="Linf, L2 or L1 (default: that of the record; without one, Linf)")
+    measured = calibrate.add_argument_group("how margins are measured where no --record holds them")
+    measured.add_argument("--attack", default="minimum_norm", help="minimum_norm (default) or a FAB")
+    measured.add_argument("--effort", default="standard", help="fast, standard (default), fine or exhaustive")
+    measured.add_argument("--records", type=Path, default=Path("runs"), help="folder to measure into (default: runs)")
     calibrate.add_argument("--out", type=Path, default=Path("detector.safetensors"), help="file of the detector")
     calibrate.add_argument("--seed", type=seed, default=0)
     _add_where(calibrate)
@@ -74,7 +75,8 @@ def run_calibrate(options: argparse.Namespace) -> None:
     taken += ("seed", "split", "limit", "device", "download", "train", "train_data")
     detector = calibrate_detector(options.model, options.data, **{name: getattr(options, name) for name in taken})
     detector.save(options.out)
-    print(f"{options.out}: {detector.thresholds}")
+    brittle = f"brittle means {detector.norm} margin <= {detector.thresholds.epsilon:.4g}"
+    print(f"{options.out}: {detector.thresholds}; {brittle}")
 
 
 def run_detect(options: argparse.Namespace) -> None:

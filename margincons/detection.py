@@ -113,6 +113,14 @@ def robust_accuracy(table: pd.DataFrame, *, epsilon: float, margin: str = "upper
     return estimate("robust_accuracy", is_correct(table), column(table, margin), epsilon=_reach(epsilon))
 
 
+def tells_brittle(table: pd.DataFrame, epsilon: float) -> bool:
+    """Whether a record's distances say who is brittle at epsilon.
+
+    Those of an attack with a budget do so at that budget only: beyond it they are infinite, below it not the least.
+    """
+    return table.attrs.get("settings", {}).get("epsilon") in (None, epsilon)
+
+
 def is_correct(table: pd.DataFrame) -> np.ndarray:
     """Whether each image is classified correctly, (n,)."""
     return column(table, "label") == column(table, "predicted")

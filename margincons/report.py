@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from margincons.consistency import consistency
-from margincons.detection import brittle_share, clean_accuracy, detection, robust_accuracy
+from margincons.detection import brittle_share, clean_accuracy, detection, robust_accuracy, tells_brittle
 from margincons.errors import DegenerateError, UnknownNameError
 from margincons.statistics.intervals import Estimate
 
@@ -26,7 +26,8 @@ def report(
 
     Returns:
         A table of `margincons.statistics.intervals.Estimate`; empty cells where a statistic is not defined: an AUROC
-        where no image is brittle, a tau where an attack had a budget. "60 of 800" images: the record is not finished.
+        where no image is brittle, a tau where an attack had a budget, whatever asks who is brittle where that budget
+        is not epsilon. "60 of 800" images: the record is not finished.
     """
     rows = {name: _row(table, epsilon, score, margin) for name, table in tables.items()}
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
@@ -79,15 +80,16 @@ def _row(table: pd.DataFrame, epsilon: float, score: str, margin: str) -> dict[s
     settings = table.attrs.get("settings", {})
     planned, budget = settings.get("images", len(table)), settings.get("epsilon")
     row: dict[str, object] = {"images": len(table) if len(table) >= planned else f"{len(table)} of {planned}"}
-    row |= dict.fromkeys(("tau", "AUROC", "AUPR", "FPR@95TPR"))
+    row |= dict.fromkeys(("tau", "AUROC", "AUPR", "FPR@95TPR", "brittle", "clean accuracy", "robust accuracy"))
+    row["clean accuracy"] = clean_accuracy(table)
     with contextlib.suppress(DegenerateError):
         if budget is None:  # distances found within a budget are not margins
             row["tau"] = consistency(table, score=score, margin=margin).tau
+    if not tells_brittle(table, epsilon):
+        return row
     with contextlib.suppress(DegenerateError):
-        if budget in (None, epsilon):  # nor do they say who is brittle at another epsilon
-            found = detection(table, epsilon=epsilon, score=score, margin=margin)
-            row |= {"AUROC": found.auroc, "AUPR": found.aupr, "FPR@95TPR": found.fpr95}
+        found = detection(table, epsilon=epsilon, score=score, margin=margin)
+        row |= {"AUROC": found.auroc, "AUPR": found.aupr, "FPR@95TPR": found.fpr95}
     row["brittle"] = brittle_share(table, epsilon=epsilon, margin=margin)
-    row["clean accuracy"] = clean_accuracy(table)
     row["robust accuracy"] = robust_accuracy(table, epsilon=epsilon, margin=margin)
     return row

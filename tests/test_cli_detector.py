@@ -24,6 +24,7 @@ def test_calibrate_measures_and_writes_a_detector_that_detect_runs(tmp_path, cap
     out = capsys.readouterr().out
     assert out.startswith("new/d.safetensors: flags scores <= ")
     assert "at most 20% of the brittle images pass on average over calibrations (" in out
+    assert out.endswith("; brittle means Linf margin <= 0.1\n")
     assert (tmp_path / "runs/digits/trades/Linf/minimum_norm/shard-00000.parquet").exists()
     assert main(["detect", "new/d.safetensors", "digits/trades", "--data", "digits", "--limit", "30"]) == 0
     out = capsys.readouterr().out
@@ -42,6 +43,12 @@ def test_a_record_and_a_false_alarm_rate_make_three_decisions(capsys):
     assert "calls brittle at most 10% of the robust ones" in capsys.readouterr().out
     assert main(["detect", "d.safetensors", "digits/trades", "--data", "digits", "--out", "here", "--worst", "3"]) == 0
     assert set(pd.read_csv("here/detected.csv")["decision"]) == {"brittle", "robust", "undecided"}
+
+
+def test_another_norm_than_the_records_is_refused(tmp_path, capsys):
+    for norm, code in (("Linf", 0), ("L2", 2)):
+        assert main([*CALIBRATE, "--record", "digits/trades/Linf/minimum_norm", "--norm", norm]) == code
+    assert "Expected a record of margins in L2, got one in Linf." in capsys.readouterr().err
 
 
 def calibrated():
@@ -101,7 +108,12 @@ def test_where_results_cannot_go_is_said_before_anything_is_measured(tmp_path, c
 
 @pytest.mark.parametrize(
     ("option", "value", "told"),
-    [("--miss-rate", "1.5", "between 0 and 1"), ("--score", "nosuch", "Unknown score"), ("--epsilon", "8", "8/255")],
+    [
+        ("--miss-rate", "1.5", "between 0 and 1"),
+        ("--score", "nosuch", "Unknown score"),
+        ("--epsilon", "8", "8/255"),
+        ("--norm", "Linff", "Unknown norm"),
+    ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_measured(option, value, told, tmp_path, capsys):
     assert main([*CALIBRATE, option, value]) == 2

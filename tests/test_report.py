@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from margincons.consistency import consistency
-from margincons.detection import clean_accuracy, detection, robust_accuracy
+from margincons.detection import clean_accuracy, detection, is_brittle, robust_accuracy
 from margincons.errors import MissingColumnError, UnknownNameError
+from margincons.measure import measure
 from margincons.records import read_record
 from margincons.report import as_text, report
 from margincons.statistics.intervals import Estimate
@@ -72,6 +73,20 @@ def test_distances_within_a_budget_are_given_no_tau_and_no_detection_at_another_
     assert at_budget["tau"] == ""
     assert at_budget["AUROC"].value > 0.5
     assert (elsewhere["tau"], elsewhere["AUROC"]) == ("", "")
+
+
+def test_a_budget_attack_at_another_epsilon_is_asked_for_clean_accuracy_only(tmp_path):
+    measured = {"out": tmp_path, "attack": "pgd", "effort": "fast", "epsilon": 0.05, "limit": 60, "device": "cpu"}
+    table = measure("digits/trades", "digits", **measured, progress=False)
+    rows = {epsilon: report({"r": table}, epsilon=epsilon).loc["r"] for epsilon in (0.02, 0.05, 0.2)}
+    for epsilon in (0.02, 0.2):
+        assert (rows[epsilon]["brittle"], rows[epsilon]["robust accuracy"]) == ("", "")
+        assert rows[epsilon]["clean accuracy"] == clean_accuracy(table)
+    found = is_brittle(table, 0.05)
+    assert rows[0.05]["brittle"].value == found.mean() > 0
+    assert rows[0.05]["robust accuracy"].value == ((table["label"] == table["predicted"]) & ~found).mean()
+    exact = read_record("digits/trades/Linf/minimum_norm").head(60)  # the blank cells would have been wrong
+    assert is_brittle(exact, 0.2).mean() > found.mean() == is_brittle(table, 0.2).mean()
 
 
 def test_an_unfinished_record_says_how_far_it_got():

@@ -53,8 +53,8 @@ def evade(
 
     For a target class t, the lead f_t - max_j f_j over all others is climbed until t is the class; from there on, the
     score, which is that lead where the score is the logit margin. A few steps are spent on every promising target, a
-    few more on the best three, the rest on two climbs for the best: steps start long, so as to cross the ball, and end
-    short; the second climb starts near the end of the first. The best point of all is kept, not the last.
+    few more on the best three, the rest on three climbs for the best: steps start long, so as to cross the ball, and
+    end short; each later climb starts near the best point so far. The best point of all is kept, not the last.
 
     Args:
         model: Maps images (n, c, h, w) in [0, 1] to logits (n, k).
@@ -112,7 +112,8 @@ def overestimate(
     Raises:
         PixelRangeError: If a pixel leaves [0, 1].
         ShapeError: If the witnesses are not shaped as the images.
-        UsageError: If epsilon cannot be meant, there is no gradient to spend, or a witness is too far away.
+        UsageError: If epsilon cannot be meant, there is no gradient to spend, or a witness is too far away or of its
+            image's own class.
         UnknownNameError: If no score has that name.
     """
     low, high = _box(inputs, epsilon)
@@ -128,6 +129,9 @@ def overestimate(
     with evaluating(model), torch.no_grad():
         scored = ScoredNetwork(model, inputs[:2], score=score)
         own = model(inputs).argmax(dim=1)
+        if witnesses is not None and (same := int((model(witnesses).argmax(dim=1) == own).sum())):
+            failed = f"{same} of {len(own)} are not; did the attack fail there?"
+            raise UsageError(f"Expected each witness to be of another class than its image, {failed}")
         steps = plan(gradients, 1)
         found = search(scored, inputs, (low, high), own[:, None], steps, epsilon=epsilon, seed=seed, indices=indices)
         return _judge(scored, inputs, found, (low, high), own, keep=True)

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from margincons.classifier import Classifier
 from margincons.data import Images, load_images
+from margincons.detection import tells_brittle
 from margincons.detector import Detector
 from margincons.detector.scorer import make_scorer
 from margincons.devices import choose_device
@@ -31,7 +33,7 @@ def calibrate_detector(
     train: str | None = None,
     train_data: str | None = None,
     record: str | None = None,
-    norm: str = "Linf",
+    norm: str | None = None,
     attack: str = "minimum_norm",
     effort: str = "standard",
     records: str | Path = "runs",
@@ -55,10 +57,11 @@ def calibrate_detector(
         train_data: What `load_images` takes for the images of that record; None where the record's own name says it,
             which that of a file or folder of one's own does not.
         record: A folder or the name of a shipped record that holds the margins of these images; its norm is taken.
-        norm: Norm of margins that are measured here.
-        attack: Minimum-norm attack that measures them.
-        effort: "fast", "standard", "fine" or "exhaustive".
-        records: Folder to measure into, resumably.
+            Of an attack with a budget it must be the record at epsilon; brittle then means found by that attack.
+        norm: "Linf", "L2" or "L1"; None is the record's, and Linf where margins are measured here.
+        attack: Minimum-norm attack that measures them, without a record.
+        effort: "fast", "standard", "fine" or "exhaustive", likewise.
+        records: Folder to measure into, resumably, likewise.
         split: Split of the data set: never "train".
         limit: Only the first images.
         seed: Fixes the attack's random starts, and the fit.
@@ -68,7 +71,8 @@ def calibrate_detector(
     Raises:
         UsageError: If the images are those that the network was trained on, or a record to fit to is missing, or
             given to a score that is not learned.
-        RecordError: If a record is of another network, of other images, or to be fitted to and of another norm.
+        RecordError: If a record is of another network, of other images, in another norm than ``norm`` or the one to
+            calibrate on, or of an attack whose budget is not epsilon.
         LeakageError: If the record to fit to is one of test images.
         SharedImagesError: If the score would be fitted on an image that is calibrated on.
         MarginError: What `measure` and `Detector.calibrate` refuse.
@@ -81,6 +85,8 @@ def calibrate_detector(
     if (score in LEARNED) != (train is not None):
         told = "is learned: name a record of training images" if train is None else "is not learned: it takes no record"
         raise UsageError(f"The score {score!r} {told} (train, --train) to fit it to.")
+    table = None if record is None else read_record(record)
+    norm = _norm(table, norm)
     ThreatModel(norm=norm, epsilon=epsilon)
     for rate in (miss_rate, false_alarm_rate):
         if rate is not None:
@@ -88,11 +94,10 @@ def calibrate_detector(
     model, images = load_model(model_id, download=download), load_images(data, split=split, n=limit, download=download)
     model = model.to(choose_device(device))
     classifier = Classifier(model, images.inputs[:2])
-    table = None
-    if record is not None:
-        table = read_record(record).head(len(images))
+    if table is not None:
+        table = table.head(len(images))
         check_record(table, model, load_images(data, split=split, download=download))
-        norm = table.attrs["settings"].get("norm", norm)
+        _check_budget(table, epsilon)
     if train is not None:
         score = _fitted(classifier, train, train_data, images, norm=norm, seed=seed, download=download)
     make_scorer(score, classifier, norm=norm)  # what it needs, the network has: known before hours of measuring, too
@@ -110,6 +115,26 @@ def calibrate_detector(
         score=score,
         norm=norm,
     )
+
+
+def _norm(table: pd.DataFrame | None, asked: str | None) -> str:
+    """The norm asked for, which must be that of the record where there is one."""
+    if table is None:
+        return asked or "Linf"
+    recorded = table.attrs.get("settings", {}).get("norm", "Linf")
+    if asked not in (None, recorded):
+        raise RecordError(f"Expected a record of margins in {asked}, got one in {recorded}.")
+    return recorded
+
+
+def _check_budget(table: pd.DataFrame, epsilon: float) -> None:
+    """Refuse distances within a budget at any other radius: they would promise a rate that does not hold."""
+    if not tells_brittle(table, epsilon):
+        settings = table.attrs["settings"]
+        raise RecordError(
+            f"Expected a record that says who is brittle at {epsilon:.4g}, got {settings.get('attack')} with a budget "
+            f"of {settings['epsilon']:.4g}, which says it there only; take that epsilon, or a minimum-norm attack."
+        )
 
 
 def _fitted(

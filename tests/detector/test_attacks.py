@@ -228,3 +228,15 @@ def test_what_cannot_be_meant_is_refused(images):
         overestimate(network, images, epsilon=0.1, witnesses=images[:3])
     with pytest.raises(UsageError, match="within 2 epsilon of its image"):
         overestimate(network, images, epsilon=0.1, witnesses=(images + 0.25).clamp(max=1))
+
+
+def test_a_witness_of_its_images_own_class_proves_nothing_and_is_refused(images):
+    network = linear(2)
+    found = minimum_norm(network, images, network(images).argmax(dim=1))
+    near = found.upper <= 2 * EPSILON
+    witnesses = found.adversarial[near]
+    assert len(witnesses) > 3
+    witnesses[:3] = images[near][:3]  # what an attack returns where it failed
+    with pytest.raises(UsageError) as caught:
+        overestimate(network, images[near], epsilon=EPSILON, witnesses=witnesses, gradients=2)
+    assert f"of another class than its image, 3 of {len(witnesses)} are not" in str(caught.value)

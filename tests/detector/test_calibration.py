@@ -34,6 +34,10 @@ def test_without_a_record_margins_are_measured_into_one_and_taken_from_it_again(
     assert dataclasses.asdict(again.thresholds) == dataclasses.asdict(found.thresholds)
     by_record = calibrate_detector("digits/mlp", "digits", miss_rate=0.5, epsilon=1.0, record=str(shard.parent))
     assert (by_record.norm, by_record.thresholds) == ("L2", found.thresholds)
+    common = {"miss_rate": 0.5, "epsilon": 1.01, "record": str(shard.parent)}  # no radius in Linf
+    assert calibrate_detector("digits/mlp", "digits", norm="L2", **common).norm == "L2"
+    with pytest.raises(RecordError, match=r"Expected a record of margins in L1, got one in L2\."):
+        calibrate_detector("digits/mlp", "digits", norm="L1", **common)
 
 
 def test_the_calibration_split_is_another_set_of_images():
@@ -41,6 +45,18 @@ def test_the_calibration_split_is_another_set_of_images():
         "digits/trades", "digits", epsilon=0.1, record=f"{RECORD}-calibration", split="calibration"
     )
     assert found.thresholds.n_brittle + found.thresholds.n_robust == 200
+
+
+def test_an_attack_with_a_budget_calibrates_at_that_budget_only():
+    record = "digits/trades/Linf/autoattack"
+    table = read_record(record)
+    assert (table.attrs["settings"]["attack"], table.attrs["settings"]["epsilon"]) == ("autoattack", 0.1)
+    found = calibrate_detector("digits/trades", "digits", epsilon=0.1, record=record, device="cpu")
+    assert found.thresholds.n_brittle == int(table["success"].sum())
+    for epsilon in (0.05, 0.2):
+        with pytest.raises(RecordError) as caught:
+            calibrate_detector("digits/trades", "digits", epsilon=epsilon, record=record, device="cpu")
+        assert f"who is brittle at {epsilon}, got autoattack with a budget of 0.1" in str(caught.value)
 
 
 CALM = {"record": f"{RECORD}-calibration"}
