@@ -16,6 +16,7 @@ from margincons.data import Images, load_images
 from margincons.devices import choose_device
 from margincons.errors import UnknownNameError, UsageError
 from margincons.margins import FIXED_BUDGET, MINIMUM_NORM
+from margincons.passes import evaluating
 from margincons.records import provenance, read_record
 from margincons.records.atomic import clear_unfinished
 from margincons.records.locks import only_writer
@@ -166,7 +167,7 @@ def measure_images(
     """Measure a network on images at hand and keep nothing on disk: the table of `measure`, for small numbers.
 
     Args:
-        model: Maps images (n, c, h, w) in [0, 1] to logits (n, k); measured on its own device.
+        model: Maps images (n, c, h, w) in [0, 1] to logits (n, k); measured on its own device, in eval mode.
         images: From `load_images`.
         norm: "Linf", "L2" or "L1".
         attack: A minimum-norm attack, or one with a budget, which needs ``epsilon``.
@@ -184,11 +185,13 @@ def measure_images(
     """
     check_attack(attack, norm=norm, effort=effort, epsilon=epsilon)
     check_sizes(batch_size=batch_size)
-    classifier = Classifier(model, images.inputs[:2])
     settings = {"norm": norm, "attack": attack, "effort": effort, "epsilon": epsilon, "seed": seed}
-    warn_before_work(classifier, images, settings | {"batch_size": batch_size})
-    parts = torch.arange(len(images)).split(batch_size)
-    return pd.concat([measure_batch(classifier, images, part, settings).table for part in parts], ignore_index=True)
+    with evaluating(model):
+        classifier = Classifier(model, images.inputs[:2])
+        warn_before_work(classifier, images, settings | {"batch_size": batch_size})
+        parts = torch.arange(len(images)).split(batch_size)
+        tables = [measure_batch(classifier, images, part, settings).table for part in parts]
+    return pd.concat(tables, ignore_index=True)
 
 
 def record_folder(

@@ -1,6 +1,7 @@
 """Counting what an attack costs: forward and backward passes, seen from the network's side."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -55,6 +56,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def in_eval_mode(attack: Callable) -> Callable:
+    """Run a function of a network in eval mode: a pass in training mode would change the network that is attacked."""
+
+    @functools.wraps(attack)
+    def run(model: nn.Module, *arguments: object, **options: object) -> object:
+        with evaluating(model):
+            return attack(model, *arguments, **options)
+
+    return run
 
 
 @contextmanager

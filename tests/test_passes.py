@@ -1,7 +1,17 @@
+from functools import partial
+
+import pytest
 import torch
 from torch import nn
 
+from margincons.attacks.autoattack import apgd
+from margincons.attacks.fab import fab_paper
+from margincons.attacks.fgsm import fgsm
+from margincons.attacks.minimum_norm import minimum_norm, search
+from margincons.attacks.pgd import pgd
+from margincons.data import Images
 from margincons.margins import input_margins
+from margincons.measure import measure_images
 from margincons.passes import CountPasses, evaluating, verification
 
 
@@ -52,3 +62,32 @@ def test_a_network_in_training_mode_is_measured_in_eval_mode_and_not_altered():
     assert model.training
     assert torch.equal(model[2].running_mean, statistics)
     assert torch.equal(measured.upper, expected.upper)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        minimum_norm,
+        search,
+        partial(pgd, epsilon=0.1, steps=2),
+        partial(fgsm, epsilon=0.1),
+        partial(apgd, epsilon=0.1, norm="Linf", seed=0, steps=2),
+        partial(fab_paper, norm="Linf", steps=2),
+    ],
+)
+def test_an_attack_leaves_a_network_in_training_mode_as_it_was(attack):
+    model, inputs, labels = network().train(), torch.rand(6, 1, 2, 2), torch.zeros(6, dtype=torch.long)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    attack(model, inputs, labels)
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_measuring_images_leaves_a_network_in_training_mode_as_it_was():
+    model = network().train()
+    images = Images(
+        name="noise", decoding="as stored", inputs=torch.rand(6, 1, 2, 2), labels=torch.zeros(6, dtype=torch.long)
+    )
+    measure_images(model, images, effort="fast")
+    assert all(module.training for module in model.modules())
+    assert model[2].num_batches_tracked == 0

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from margincons.attacks.autoattack_package import run_autoattack
 from margincons.attacks.result import AttackResult
 from margincons.errors import UnknownNameError
+from margincons.passes import in_eval_mode
 from margincons.threat import ThreatModel
 
 ATTACKS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 VERSIONS = ("standard", "plus", "rand")
 
 
+@in_eval_mode
 def autoattack(
     model: nn.Module,
     inputs: Tensor,
@@ -59,6 +61,7 @@ def autoattack(
     return AttackResult.judge(model, inputs, found, labels, norm=norm)
 
 
+@in_eval_mode
 def apgd(
     model: nn.Module,
     inputs: Tensor,
@@ -104,6 +107,7 @@ def apgd(
     return AttackResult.judge(model, inputs, found, labels, norm=norm)
 
 
+@in_eval_mode
 def square(
     model: nn.Module,
     inputs: Tensor,

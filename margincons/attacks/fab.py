@@ -10,9 +10,11 @@ from torch.overrides import TorchFunctionMode
 from margincons.attacks.autoattack_package import build, check_network, quietly, run_autoattack
 from margincons.attacks.randomness import gaussian, uniform
 from margincons.attacks.result import AttackResult, leads_clearly, step_outwards
+from margincons.passes import in_eval_mode
 from margincons.threat import per_item, vector_norm
 
 
+@in_eval_mode
 def fab_paper(
     model: nn.Module, inputs: Tensor, labels: Tensor, *, norm: str, seed: int = 0, steps: int = 100, restarts: int = 5
 ) -> AttackResult:
@@ -48,6 +50,7 @@ def fab_paper(
     return AttackResult.judge(model, inputs, step_outwards(model, inputs, found, labels), labels, norm=norm)
 
 
+@in_eval_mode
 def fab_restarts(
     model: nn.Module,
     inputs: Tensor,
@@ -80,6 +83,7 @@ def fab_restarts(
     return _nearest(model, inputs, labels, norm=norm, seed=seed, steps=steps, runs=runs, indices=indices)
 
 
+@in_eval_mode
 def fab_targeted(
     model: nn.Module,
     inputs: Tensor,

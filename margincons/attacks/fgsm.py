@@ -4,9 +4,11 @@ from torch import Tensor, nn
 
 from margincons.attacks.result import AttackResult
 from margincons.attacks.steps import input_gradient, steepest_step
+from margincons.passes import in_eval_mode
 from margincons.threat import ThreatModel, check_images
 
 
+@in_eval_mode
 def fgsm(
     model: nn.Module,
     inputs: Tensor,

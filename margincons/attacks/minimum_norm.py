@@ -26,6 +26,7 @@ from margincons.attacks.randomness import uniform
 from margincons.attacks.result import AttackResult, step_outwards
 from margincons.classifier import Classifier, Head
 from margincons.errors import UnknownNameError
+from margincons.passes import in_eval_mode
 from margincons.threat import check_images, check_norm, project
 
 
@@ -78,6 +79,7 @@ EFFORTS = {
 L1_STEPS = 3  # steps in L1 for each that an effort names: which few pixels to move is found more slowly
 
 
+@in_eval_mode
 def minimum_norm(
     model: nn.Module,
     inputs: Tensor,
@@ -112,6 +114,7 @@ def minimum_norm(
 
 
 @torch.no_grad()
+@in_eval_mode
 def search(
     model: nn.Module,
     inputs: Tensor,
@@ -165,8 +168,8 @@ def _for_norm(how: Descent, norm: str) -> Descent:
 
 def _shaken(nearest: Crossings, draws: Tensor, share: float) -> Tensor:
     """The best perturbations with a share of their pixels drawn anew; (n, c, h, w). `draws` are uniform in [0, 1)."""
-    fresh = project(2 * draws / share - 1, nearest.radius.clamp(max=1), nearest.norm)  # uniform in [-1, 1) where drawn
-    return torch.where(draws < share, fresh, nearest.delta)
+    fresh = torch.where(draws < share, 2 * draws / share - 1, 0)  # uniform in [-1, 1) where drawn
+    return torch.where(draws < share, project(fresh, nearest.radius.clamp(max=1), nearest.norm), nearest.delta)
 
 
 def _nearest_rivals(logits: Tensor, labels: Tensor, head: Head | None, effort: Effort) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,9 +9,11 @@ from margincons.attacks.randomness import gaussian, uniform
 from margincons.attacks.result import AttackResult, rival_lead
 from margincons.attacks.steps import Loss, input_gradient, steepest_step
 from margincons.errors import UsageError
+from margincons.passes import in_eval_mode
 from margincons.threat import ThreatModel, check_images, per_item, project, vector_norm
 
 
+@in_eval_mode
 def pgd(
     model: nn.Module,
     inputs: Tensor,

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from margincons import load_model
 from margincons.attacks import minimum_norm as module
 from margincons.attacks.boundary_step import descend_in_ball, falling_rate, scale_in_box, shrink_in_box
+from margincons.attacks.crossings import Crossings
 from margincons.attacks.descent import Descent
 from margincons.attacks.minimum_norm import EFFORTS, minimum_norm, search
 from margincons.data import load_images
@@ -265,6 +266,20 @@ def test_random_starts_belong_to_the_image_and_the_seed(network, digits, monkeyp
     )
     assert_close(backwards.flip(0), first, rtol=0, atol=1e-3)
     assert (search(network, images, labels, seed=2, **options) != first).any()
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_shaking_draws_a_share_of_the_pixels_within_the_radius_and_keeps_the_others(norm):
+    inputs, radius = torch.full((20, 1, 8, 8), 0.5), torch.linspace(0.05, 0.5, 20)
+    nearest = Crossings.none_yet(nn.Flatten(), inputs, torch.zeros(20, dtype=torch.long), norm)
+    nearest.radius, nearest.delta = radius, torch.full_like(inputs, 0.01)
+    draws = torch.rand_like(inputs)
+    shaken, drawn = module._shaken(nearest, draws, 0.5), draws < 0.5
+    assert_close(shaken[~drawn], nearest.delta[~drawn])
+    alone = torch.where(drawn, shaken, 0)
+    assert (vector_norm(alone, norm) <= radius * (1 + 1e-5)).all()
+    assert (vector_norm(alone, norm) >= radius * (0.9 if norm == "Linf" else 0.999)).all()
+    assert (alone > 0).any() and (alone < 0).any()
 
 
 def test_a_thousand_classes_cost_no_more_gradients_than_ten():
