@@ -1,6 +1,6 @@
 """Figures of many scores: what each knows beside what each costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -81,23 +81,38 @@ def ladder(found: Mapping[str, pd.DataFrame], costs: pd.DataFrame, *, reference:
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper center", ncols=len(found))
 
 
-def frontier(axes: Axes, cost: pd.Series, value: pd.Series) -> list[str]:
+def unmatched(cost: pd.Series, value: pd.Series) -> list[str]:
+    """Scores whose value no cheaper or equally dear one matches, from cheap to dear.
+
+    Args:
+        cost: Passes per image, by score.
+        value: The statistic, by score; more is better.
+    """
+    kept: list[str] = []
+    for name in sorted(cost.index, key=lambda name: (cost[name], -value[name])):
+        if not kept or value[name] > value[kept[-1]]:
+            kept.append(name)
+    return kept
+
+
+def frontier(axes: Axes, cost: pd.Series, value: pd.Series, *, learned: Collection[str] = ()) -> list[str]:
     """Draw value over cost by score; those that no cheaper score matches are joined and numbered.
 
     Args:
         axes: Where to draw.
         cost: Passes per image, by score.
         value: The statistic, by score; more is better.
+        learned: Scores that other images were paid for once, which the cost leaves out; marked by a diamond.
 
     Returns:
         The scores on the line, in the order of their numbers, from 1.
     """
-    kept: list[str] = []
-    for name in sorted(cost.index, key=lambda name: (cost[name], -value[name])):
-        if not kept or value[name] > value[kept[-1]]:
-            kept.append(name)
+    kept = unmatched(cost, value)
     axes.plot(cost, value, "o", color=GREY, ms=4, ls="")
     axes.plot(cost[kept], value[kept], color=BRITTLE, marker="o", ms=5, lw=1, drawstyle="steps-post")
+    if learned:
+        also = list(learned)
+        axes.plot(cost[also], value[also], "D", ms=9, mfc="none", mec="black", ls="", label="and more, once")
     for number, name in enumerate(kept, 1):
         axes.annotate(f"{number}", (cost[name], value[name]), xytext=(0, 5), textcoords="offset points", ha="center")
     axes.margins(y=0.1)

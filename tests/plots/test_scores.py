@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from margincons.plots.scores import frontier, ladder, passes, price_list, score_values
+from margincons.plots.scores import frontier, ladder, passes, price_list, score_values, unmatched
 from margincons.studies.score_quality import quality, spoken
 from margincons.zoo import list_models
 
@@ -50,7 +50,17 @@ def test_the_frontier_holds_what_no_cheaper_or_equally_dear_score_matches(axes, 
     kept = frontier(axes, cost, value)
     expected = {a for a in names if not any(cost[b] <= cost[a] and value[b] > value[a] for b in names)}
     assert set(kept) == expected
+    assert kept == unmatched(cost, value)
     assert [text.get_text() for text in axes.texts] == [str(i) for i in range(1, len(kept) + 1)]
+
+
+def test_scores_that_were_learned_first_have_a_mark_of_their_own_and_move_no_line(axes):
+    cost, value = pd.Series({"a": 1.0, "b": 1.0, "c": 5.0}), pd.Series({"a": 0.2, "b": 0.7, "c": 0.8})
+    kept = frontier(axes, cost, value, learned=["b"])
+    assert kept == ["b", "c"]
+    (marked,) = (line for line in axes.lines if line.get_marker() == "D")
+    assert marked.get_xydata().tolist() == [[1.0, 0.7]]
+    assert unmatched(cost.drop("b"), value.drop("b")) == ["a", "c"]
 
 
 def results():
