@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from margincons.cautions import Caution, remembered
 from margincons.cli_detector import DETECTOR_EXAMPLES, add_calibrate, add_detect, run_calibrate, run_detect
@@ -72,56 +73,36 @@ def _book(options: argparse.Namespace) -> int | None:
 
 def _measure(options: argparse.Namespace) -> None:
     from margincons.cluster import connected
-    from margincons.measure import measure, record_folder
-
-    if options.dry_run:
-        _price(options)
-        return
-    with connected(scheduler=options.scheduler, workers=options.workers) as client:
-        for model_id in options.models:
-            out = record_folder(
-                options.out, model_id, options.norm, options.attack, options.certificate, split=options.split
-            )
-            table = measure(
-                model_id,
-                options.data,
-                norm=options.norm,
-                attack=options.attack,
-                effort=options.effort,
-                out=out,
-                epsilon=options.epsilon,
-                certificate=options.certificate,
-                time_limit=options.time_limit,
-                split=options.split,
-                limit=options.limit,
-                seed=options.seed,
-                batch_size=options.batch_size,
-                shard_size=options.shard_size,
-                device=options.device,
-                download=options.download,
-                keep_images=options.keep_images,
-                client=client,
-            )
-            found = int(table["success"].sum())
-            print(f"{out}: {len(table)} images, {found} verified witnesses, {len(table) - found} without one")
-
-
-def _price(options: argparse.Namespace) -> None:
-    from margincons.costs import duration, price
     from margincons.measure import record_folder
 
-    given = ("norm", "attack", "effort", "epsilon", "split", "limit", "batch_size", "device", "download")
-    for model_id in options.models:
-        out = record_folder(
-            options.out, model_id, options.norm, options.attack, options.certificate, split=options.split
-        )
-        cost = price(model_id, options.data, **{name: getattr(options, name) for name in given}, out=out)
-        print(f"{model_id}: {cost}")
-        if options.certificate == "exact":
-            most = duration(cost.images * options.time_limit)
-            print(f"{model_id}: exact margins take {options.time_limit:g} s an image at most, {most} in all")
-        elif options.certificate:
-            print(f"{model_id}: lower bounds by {options.certificate} come on top and are not priced")
+    run = _price if options.dry_run else _measure_one
+    taken = ("norm", "attack", "effort", "epsilon", "certificate", "time_limit", "split", "limit", "seed")
+    taken += ("batch_size", "shard_size", "device", "download", "keep_images")
+    asked = {name: getattr(options, name) for name in taken}
+    named = {name: asked[name] for name in ("norm", "attack", "certificate", "split")}
+    with connected(scheduler=options.scheduler, workers=options.workers) as client:
+        for model_id in options.models:
+            run(model_id, options.data, record_folder(options.out, model_id, **named), client=client, **asked)
+
+
+def _measure_one(model_id: str, data: str, out: Path, **asked: Any) -> None:
+    from margincons.measure import measure
+
+    table = measure(model_id, data, out=out, **asked)
+    found = int(table["success"].sum())
+    print(f"{out}: {len(table)} images, {found} verified witnesses, {len(table) - found} without one")
+
+
+def _price(model_id: str, data: str, out: Path, **asked: Any) -> None:
+    from margincons.costs import duration, price
+
+    cost = price(model_id, data, out=out, **asked)
+    print(f"{model_id}: {cost}")
+    if asked["certificate"] == "exact":
+        most = duration(cost.images * asked["time_limit"])
+        print(f"{model_id}: exact margins take {asked['time_limit']:g} s an image at most, {most} in all")
+    elif asked["certificate"]:
+        print(f"{model_id}: lower bounds by {asked['certificate']} come on top and are not priced")
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -15,14 +15,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from margincons.checks import warn_before_work
-from margincons.classifier import Classifier
-from margincons.data import load_images
 from margincons.devices import choose_device
 from margincons.errors import UnknownNameError
 from margincons.margins import FIXED_BUDGET, MINIMUM_NORM, input_margins
-from margincons.measure import BATCH_SIZE, check_attack, check_sizes
-from margincons.records import read_record, rows_in
-from margincons.zoo import load_model
+from margincons.prepare import prepare
+from margincons.records import read_record
+from margincons.shards import plan
 
 PEAK_RATES = {  # FLOP/s in fp32 by the vendor's data sheets; a network reaches a part of it
     "Titan Xp": 12.1e12,
@@ -191,51 +189,31 @@ def predict(
     )
 
 
-def price(
-    model_id: str,
-    data: str,
-    *,
-    norm: str = "Linf",
-    attack: str = "minimum_norm",
-    effort: str = "standard",
-    epsilon: float | None = None,
-    split: str = "test",
-    limit: int | None = None,
-    batch_size: int | str = "auto",
-    device: str = "auto",
-    download: bool = False,
-    out: str | Path | None = None,
-) -> Cost:
-    """Check a run as `margincons.measure` does and price what is left of it, without measuring anything.
+def price(model_id: str, data: str, *, out: str | Path | None = None, **options: Any) -> Cost:
+    """Check a run as `margincons.measure` does and price what is left of it, without measuring or writing anything.
+
+    It is timed on this machine even where a cluster is to measure, on a device like its workers' if there is one.
 
     Args:
         model_id: What `load_model` takes.
         data: What `load_images` takes.
-        norm: "Linf", "L2" or "L1".
-        attack: A minimum-norm attack, or one with a budget.
-        effort: "fast", "standard", "fine" or "exhaustive".
-        epsilon: Budget of an attack that has one.
-        split: Which images of the data set.
-        limit: How many images; all when None.
-        batch_size: Images per batch, or "auto".
-        device: "cpu", "cuda", or "auto".
-        download: Whether checkpoints and data sets may be downloaded.
-        out: Folder of the record, whose finished images cost nothing more; None prices the whole run. Whether they
-            are of the same measurement is for `margincons.measure` to say.
+        out: Folder of the record, whose finished images cost nothing more; None prices the whole run.
+        options: Further options of `margincons.measure`, but for "progress".
 
     Raises:
-        MarginError: Whatever `margincons.measure` would raise before work.
+        MarginError: Whatever `margincons.measure` would raise before work, except that another process may be writing
+            the record.
     """
-    check_attack(attack, norm=norm, effort=effort, epsilon=epsilon)
-    size = BATCH_SIZE if batch_size == "auto" else batch_size
-    check_sizes(batch_size=size)
-    device = choose_device(device)
-    images = load_images(data, split=split, n=limit, download=download, lazy=True)
-    classifier = Classifier(load_model(model_id, download=download).to(device), images.inputs[:2])
-    warn_before_work(classifier, images, {"batch_size": size, "epsilon": epsilon})
-    inputs = images.inputs[:size].to(device)
-    left = max(0, len(images) - (rows_in(out) if out is not None else 0))
-    return predict(classifier.model, inputs, images=left, attack=attack, effort=effort, norm=norm)
+    asked = prepare(model_id, data, out=out, **options)
+    classifier, images, settings = asked.classifier, asked.images, asked.settings
+    warn_before_work(classifier, images, settings)
+    left = len(images)
+    if out is not None:
+        left = sum(len(shard.rows) for shard in plan(Path(out), settings, images).missing)
+    device = choose_device("auto") if settings["device"] == "cuda" else "cpu"
+    inputs = images.inputs[: settings["batch_size"]].to(device)
+    attack = {name: settings[name] for name in ("attack", "effort", "norm")}
+    return predict(classifier.model.to(device), inputs, images=left, **attack)
 
 
 def duration(seconds: float) -> str:

@@ -11,24 +11,18 @@ from tqdm import tqdm
 
 from margincons.checks import warn_before_work
 from margincons.classifier import Classifier
-from margincons.cluster import Job, device_of, measured_by
-from margincons.data import Images, load_images
-from margincons.devices import choose_device
-from margincons.errors import UnknownNameError, UsageError
-from margincons.margins import FIXED_BUDGET, MINIMUM_NORM
+from margincons.cluster import Job, measured_by
+from margincons.data import Images
 from margincons.passes import evaluating
+from margincons.prepare import check_attack, check_sizes, portable_id, prepare
 from margincons.records import provenance, read_record
 from margincons.records.atomic import clear_unfinished
 from margincons.records.locks import only_writer
-from margincons.rows import CERTIFICATES, measure_batch
-from margincons.shards import measure_shard, plan, write
-from margincons.threat import ThreatModel
-from margincons.zoo import load_model, state_sha256
+from margincons.rows import measure_batch
+from margincons.shards import make_room, measure_shard, plan, write
 
 if TYPE_CHECKING:
     from distributed import Client
-
-BATCH_SIZE = 200  # of "auto"
 
 
 def measure(
@@ -93,46 +87,33 @@ def measure(
         UsageError: If epsilon is given to an attack without a budget or missing from one with a budget, or a size or
             the limit is below 1.
     """
-    check_attack(attack, norm=norm, effort=effort, epsilon=epsilon)
-    batch_size = BATCH_SIZE if batch_size == "auto" else batch_size
-    check_sizes(batch_size=batch_size, shard_size=shard_size)
-    if limit is not None and limit < 1:
-        raise UsageError(f"Expected a limit of 1 image or more, or None for all of them, got {limit}.")
-    if certificate not in (None, *CERTIFICATES):
-        raise UnknownNameError("certificate", certificate, CERTIFICATES)
     out = Path(out)
-    for folder in out.parents:
-        if folder.is_file():
-            raise UsageError(f"Expected {folder} to be a folder, for the record in it; it is a file.")
-    if out.is_file():
-        raise UsageError(f"Expected {out} to be the folder of a record, it is a file.")
-    here = choose_device(device) if client is None else "cpu"
-    images = load_images(data, split=split, n=limit, download=download, lazy=True)
-    model = load_model(model_id, download=download).to(here)
-    classifier = Classifier(model, images.inputs[:2])
-    settings = {
-        "model": portable_id(model_id),
-        "weights_sha256": state_sha256(model),
-        "data": images.name,
-        "images": len(images),
-        "data_sha256": images.checksum(),
-        "decoding": images.decoding,
-        "norm": norm,
-        "attack": attack,
-        "effort": effort,
-        "epsilon": epsilon,
-        "certificate": certificate,
-        "time_limit": time_limit if certificate == "exact" else None,
-        "seed": seed,
-        "batch_size": batch_size,
-        "shard_size": shard_size,
-        "device": here if client is None else device_of(client, device),
-        "keep_images": keep_images or None,  # as in records from before there was a choice
-    }
+    asked = prepare(
+        model_id,
+        data,
+        norm=norm,
+        attack=attack,
+        effort=effort,
+        out=out,
+        epsilon=epsilon,
+        certificate=certificate,
+        time_limit=time_limit,
+        split=split,
+        limit=limit,
+        seed=seed,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        device=device,
+        download=download,
+        keep_images=keep_images,
+        client=client,
+    )
+    classifier, images, settings = asked.classifier, asked.images, asked.settings
     made = provenance() | {"warnings": warn_before_work(classifier, images, settings)}
     with only_writer(out):
         clear_unfinished(out)
         found = plan(out, settings, images)
+        make_room(found)
         done = sum(len(shard.rows) for shard in found.finished)
         with _bar(f"{model_id} {attack}", done, len(images), progress) as bar:
             if client is None:
@@ -202,26 +183,6 @@ def record_folder(
     return root / portable_id(model_id).replace(".py:", ".") / norm / "-".join(filter(None, parts))
 
 
-def check_attack(attack: str, *, norm: str, effort: str, epsilon: float | None) -> None:
-    """Refuse what the attack would refuse, before anything is loaded."""
-    methods = MINIMUM_NORM | FIXED_BUDGET
-    if attack not in methods:
-        raise UnknownNameError("attack", attack, methods)
-    if effort not in methods[attack].efforts:
-        raise UnknownNameError(f"effort of {attack}", effort, methods[attack].efforts)
-    if (attack in FIXED_BUDGET) != (epsilon is not None):
-        need = "needs epsilon" if attack in FIXED_BUDGET else "finds distances: it takes no epsilon"
-        raise UsageError(f"The attack {attack!r} {need}; got epsilon={epsilon}.")
-    ThreatModel(norm=norm, epsilon=epsilon or 0.0)
-
-
-def check_sizes(**sizes: int) -> None:
-    """Refuse sizes below 1, by their names."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise UsageError(f"Expected a {name.replace('_', ' ')} of 1 or more, got {size}.")
-
-
 def _bar(title: str, done: int, images: int, progress: bool) -> tqdm:
     """Progress with rate and time left: live in a terminal, a line now and then in a log."""
     live = sys.__stderr__ is not None and sys.__stderr__.isatty()
@@ -241,8 +202,3 @@ def _reachable(name: str) -> str:
     """Say from the root where a file is, for workers that run in another folder; leave other names alone."""
     path, colon, function = name.rpartition(":") if ".py:" in name else (name, "", "")
     return f"{Path(path).resolve()}{colon}{function}" if Path(path).exists() else name
-
-
-def portable_id(model_id: str) -> str:
-    """Leave the folder out of a user's network, path/nets.py:cnn: the checksum of its weights identifies it."""
-    return model_id.rsplit("/", 1)[-1] if ".py:" in model_id else model_id

@@ -37,6 +37,7 @@ class Plan:
     finished: list[Shard]
     missing: list[Shard]
     batch_size: int  # as asked, or the least that a finished shard had to be measured with
+    aside: dict[Path, str]  # files in the way, "damaged" or "foreign": `make_room` renames them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +50,15 @@ class Measured:
 
 
 def plan(folder: Path, settings: dict[str, Any], images: Images) -> Plan:
-    """Look at what a folder holds and split the images that are left into shards; call it as the only writer.
+    """Look at what a folder holds and split the images that are left into shards; nothing is written.
 
-    Shards that are damaged are set aside, and so are a few of another measurement among many of this one. A record
+    Shards that are damaged are in the way, and so are a few of another measurement among many of this one. A record
     may be extended: shards that were measured when fewer images were asked for stay, and new ones start after them.
 
     Raises:
         RecordError: If the folder holds a record of other settings, of other images, or of more images.
     """
-    found = _read_all(folder, bool(settings.get("keep_images")))
+    found, aside = _read_all(folder, bool(settings.get("keep_images")))
     checksum = functools.cache(lambda n: images.head(n).checksum())
     ours = {path for path, (_, about) in found.items() if _continues(folder, about["settings"], settings, checksum)}
     if len(ours) <= len(found) / 2:
@@ -75,11 +76,18 @@ def plan(folder: Path, settings: dict[str, Any], images: Images) -> Plan:
         start = end
     shards = [Shard(path=folder / f"shard-{number:05d}.parquet", rows=part) for number, part in enumerate(rows)]
     finished = [shard for shard in shards if shard.path in ours and found[shard.path][0] == list(shard.rows)]
-    for path in found.keys() - {shard.path for shard in finished}:
-        _set_aside(path, "foreign")
+    aside |= dict.fromkeys(found.keys() - {shard.path for shard in finished}, "foreign")
     sizes = [found[shard.path][1]["made"].get("batch_size", settings["batch_size"]) for shard in finished]
     missing = [shard for shard in shards if shard not in finished]
-    return Plan(finished=finished, missing=missing, batch_size=min([settings["batch_size"], *sizes]))
+    return Plan(finished=finished, missing=missing, batch_size=min([settings["batch_size"], *sizes]), aside=aside)
+
+
+def make_room(found: Plan) -> None:
+    """Rename the files that are in the way, with the images kept beside them; call it as the only writer."""
+    for path, why in found.aside.items():
+        for part in (path, images_of(path)):
+            if part.exists():
+                set_aside(part, why)
 
 
 def measure_shard(
@@ -133,9 +141,9 @@ def write(shard: Shard, measured: Measured, settings: dict[str, Any]) -> None:
     write_shard(shard.path, measured.columns, settings, made)
 
 
-def _read_all(folder: Path, with_images: bool) -> dict[Path, tuple[list[int], dict[str, Any]]]:
-    """Rows and provenance of the shards that are whole; those that are not are set aside."""
-    found = {}
+def _read_all(folder: Path, with_images: bool) -> tuple[dict[Path, tuple[list[int], dict[str, Any]]], dict[Path, str]]:
+    """Rows and provenance of the shards that are whole, and those that are not."""
+    found, damaged = {}, {}
     for path in sorted(folder.glob("shard-*.parquet")):
         try:
             table, about = read_shard(path)
@@ -143,14 +151,8 @@ def _read_all(folder: Path, with_images: bool) -> dict[Path, tuple[list[int], di
                 load_images_of(path, about["made"])
             found[path] = table["index"].tolist() if "index" in table else [], about
         except (FileFormatError, ChecksumError, MissingFileError):
-            _set_aside(path, "damaged")
-    return found
-
-
-def _set_aside(path: Path, why: str) -> None:
-    for part in (path, images_of(path)):
-        if part.exists():
-            set_aside(part, why)
+            damaged[path] = "damaged"
+    return found, damaged
 
 
 def _continues(folder: Path, found: dict[str, Any], wanted: dict[str, Any], checksum: Callable[[int], str]) -> bool:

@@ -147,8 +147,10 @@ def test_a_dry_run_prices_what_is_left_and_names_what_it_does_not_price(tmp_path
         capfd.readouterr()
     (damaged,) = out.rglob("shard-00003.parquet")
     damaged.write_bytes(b"PAR1")
+    before = sorted(out.rglob("*"))
     assert cli.main([*arguments, "--limit", "80", "--dry-run"]) == 0
     prices.append(capfd.readouterr().out)
+    assert sorted(out.rglob("*")) == before  # the damaged file is left where it is
     assert [text.split()[1] for text in prices] == ["80", "40", "10"]
     assert all("lower bounds by interval come on top and are not priced" in text for text in prices)
     assert cli.main([*arguments, "--certificate", "exact", "--limit", "5", "--time-limit", "120", "--dry-run"]) == 0
@@ -173,12 +175,49 @@ def test_a_dry_run_prices_and_writes_nothing(tmp_path, monkeypatch, capfd):
         ({"effort": "huge"}, UnknownNameError, "Unknown effort of minimum_norm 'huge'"),
         ({"batch_size": 0}, UsageError, "Expected a batch size of 1 or more, got 0."),
         ({"data": "cifar11"}, UnknownNameError, "Unknown dataset 'cifar11'"),
+        ({"shard_size": 0}, UsageError, "Expected a shard size of 1 or more, got 0."),
+        ({"limit": 0}, UsageError, "Expected a limit of 1 image or more, or None for all of them, got 0."),
+        ({"certificate": "crow"}, UnknownNameError, "Unknown certificate 'crow'; the nearest are: crown"),
+        ({"out": __file__}, UsageError, "to be the folder of a record, it is a file."),
     ],
 )
 def test_what_would_be_refused_is_refused_when_priced(options, error, text):
     with pytest.raises(error) as caught:
         price("digits/mlp", options.pop("data", "digits"), **options)
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("network", "change", "text"),
+    [
+        ("digits/mlp", ["--certificate", "crow"], "Unknown certificate 'crow'; the nearest are: crown"),
+        ("nets.py:soft", ["--certificate", "crown"], "residual layers, got "),
+        ("nets.py:five", [], "Expected a network with 10 logits for digits, got 5"),
+        ("digits/mlp", ["--effort", "standard"], "effort='standard', it has 'fast'; a record holds one measurement"),
+        ("digits/mlp", ["--seed", "1"], "seed=1, it has 0; a record holds one measurement"),
+        ("digits/mlp", ["--keep-images"], "keep_images=True, it has None; a record holds one measurement"),
+        ("digits/mlp", ["--limit", "3"], "to be a record of 3 images or fewer, it is one of 4"),
+        ("digits/mlp", ["--out", "nets.py"], "Expected nets.py to be a folder, for the record in it; it is a file."),
+        ("digits/mlp", ["--scheduler", "nowhere"], "Expected a Dask scheduler at nowhere, but: "),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_refuses_in_the_same_words(tmp_path, monkeypatch, capfd, network, change, text):
+    monkeypatch.chdir(tmp_path)
+    layers = "nn.Flatten(), nn.Linear(64, {})"
+    networks = {"five": layers.format(5), "soft": layers.format(10) + ", nn.Softmax(dim=1)"}
+    code = [f"def {name}(): return nn.Sequential({of})" for name, of in networks.items()]
+    (tmp_path / "nets.py").write_text("\n".join(["from torch import nn", *code]))
+    options = ["--data", "digits", "--effort", "fast", "--limit", "4", "--device", "cpu"]
+    assert cli.main(["measure", "digits/mlp", *options]) == 0
+    capfd.readouterr()
+    said = []
+    for dry in (["--dry-run"], []):
+        assert cli.main(["measure", network, *options, *change, *dry]) == 2
+        out, err = capfd.readouterr()
+        assert out == ""
+        said.append(err.splitlines()[-1])
+    assert said[0] == said[1]
+    assert text in said[0]
 
 
 def test_a_price_has_the_checks_of_a_run(tmp_path):

@@ -60,6 +60,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "rows",
         "shards",
         "cluster",
+        "prepare",
         "measure",
         "recorded",
         "costs",

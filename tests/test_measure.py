@@ -1,6 +1,5 @@
 """From a network and images to a record: interrupted, resumed, refused, on bundled and on independent networks."""
 
-import importlib
 import re
 import warnings
 from pathlib import Path
@@ -27,7 +26,6 @@ from margincons.scores import SCORES, all_scores
 from margincons.threat import vector_norm
 from margincons.zoo import load_model, state_sha256
 
-room = importlib.import_module("margincons.measure")  # margincons.measure is the function, once imported
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="independent networks are not on this machine")
 QUICK = {"attack": "pgd", "effort": "fast", "epsilon": 0.1, "batch_size": 3, "shard_size": 5, "progress": False}
@@ -243,7 +241,7 @@ def test_another_split_is_measured_into_a_record_of_its_own_and_measured_again_t
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_loaded_or_written(tmp_path, monkeypatch, change, error, text):
-    monkeypatch.setattr(room, "load_model", None)
+    monkeypatch.setattr("margincons.prepare.load_model", None)
     with pytest.raises(error) as caught:
         measure("digits/mlp", "digits", out=tmp_path / "out", **(QUICK | change))
     assert text in str(caught.value)

@@ -4,7 +4,6 @@ A record is a folder of files ``shard-00000.parquet``, each written whole or not
 that made it travel in every shard's schema, with checksums over the rows and over themselves.
 """
 
-import contextlib
 import datetime
 import functools
 import hashlib
@@ -164,15 +163,6 @@ def shards_of(path_or_name: str | Path) -> list[Path]:
     if not shards:
         raise MissingFileError(path / "shard-*.parquet", "shard of a record")
     return shards
-
-
-def rows_in(folder: str | Path) -> int:
-    """Images that a folder's shards hold by their own account, which is quick to read and proves nothing."""
-    rows = 0
-    for path in Path(folder).glob("shard-*.parquet"):
-        with contextlib.suppress(pa.ArrowException, OSError):  # damaged: it will be measured again
-            rows += pq.read_metadata(path).num_rows
-    return rows
 
 
 def check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any], *, extended: bool = False) -> None:

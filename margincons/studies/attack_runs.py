@@ -22,8 +22,8 @@ from margincons.data import load_images
 from margincons.detection import is_brittle
 from margincons.detector.attacks import evade, wrong_class_pgd
 from margincons.errors import DegenerateError
-from margincons.measure import portable_id
 from margincons.passes import CountPasses
+from margincons.prepare import portable_id
 from margincons.records import check_settings, provenance, read_record, read_shard, write_shard
 from margincons.statistics.intervals import estimate, share_difference
 from margincons.statistics.metrics import threshold_at_tpr

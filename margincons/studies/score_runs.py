@@ -17,7 +17,8 @@ from torch import nn
 from margincons.costly_scores.clever import CleverFits, clever_fits
 from margincons.data import Images, load_images
 from margincons.errors import RecordError, UsageError
-from margincons.measure import portable_id, record_folder
+from margincons.measure import record_folder
+from margincons.prepare import portable_id
 from margincons.records import check_settings, provenance, read_record, write_shard
 from margincons.studies.score_jobs import CERTIFIED, Settings, clever_options, learn_from, score_images
 from margincons.zoo import load_model, state_sha256

@@ -16,7 +16,8 @@ from margincons.data import Images, load_images
 from margincons.data.shifts import SHIFTS, shift
 from margincons.devices import choose_device
 from margincons.errors import RecordError, UsageError
-from margincons.measure import measure_images, portable_id, record_folder
+from margincons.measure import measure_images, record_folder
+from margincons.prepare import portable_id
 from margincons.records import check_settings, provenance, read_record, write_shard
 from margincons.zoo import load_model, state_sha256
 
