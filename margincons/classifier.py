@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from margincons.errors import ForwardError, InPlaceError, MarginError, NoHeadError, NonFiniteLogitsError, ShapeError
+from margincons.passes import check_batch_size
 from margincons.threat import check_images
 
 HEAD_TOLERANCE = 1e-4  # relative to the largest logit; fp32 sums over some thousand features stay well below
@@ -84,8 +85,10 @@ class Classifier:
         Raises:
             PixelRangeError: If a pixel leaves [0, 1].
             NonFiniteLogitsError: If a logit is NaN or infinite.
+            UsageError: If the batch size cannot be meant.
         """
         check_images(inputs)
+        check_batch_size(batch_size)
         logits, features = [], []
         for part in inputs.split(batch_size):
             with self._watch_head() as seen:

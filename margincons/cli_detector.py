@@ -68,9 +68,9 @@ def _add_where(command: argparse.ArgumentParser) -> None:
 def run_calibrate(options: argparse.Namespace) -> None:
     """Run `margincons calibrate`."""
     from margincons.detector.calibration import calibrate_detector
+    from margincons.records.atomic import check_target
 
-    if options.out.is_dir():
-        raise UsageError(f"Expected {options.out} to be the file of the detector, it is a folder.")
+    check_target(options.out, "the detector")
     taken = ("epsilon", "miss_rate", "false_alarm_rate", "score", "record", "norm", "attack", "effort", "records")
     taken += ("seed", "split", "limit", "device", "download", "train", "train_data")
     detector = calibrate_detector(options.model, options.data, **{name: getattr(options, name) for name in taken})

@@ -15,7 +15,7 @@ from margincons.attacks.pgd import pgd
 from margincons.attacks.result import AttackResult
 from margincons.errors import UnknownNameError
 from margincons.passes import CountPasses, evaluating
-from margincons.threat import check_images, check_norm
+from margincons.threat import check_images, check_labels, check_norm
 
 EFFORTS = ("fast", "standard", "fine", "exhaustive")
 
@@ -89,7 +89,10 @@ def input_margins(
 
     Raises:
         PixelRangeError: If a pixel leaves [0, 1].
+        ShapeError: If the images are no batch, or there is not one predicted class or index per image.
+        LabelRangeError: If `minimum_norm` is given a predicted class that the network does not have.
         UnknownNameError: If a norm, attack or effort does not exist.
+        UsageError: If the model is no network.
     """
     check_norm(norm)
     for name in (attack, *against):
@@ -153,6 +156,9 @@ def _run(
     **options: object,
 ) -> MarginBounds:
     check_images(inputs)
+    for what, given in (("predicted", predicted), ("indices", options["indices"])):
+        if given is not None:
+            check_labels(given, len(inputs), what=what)
     fixed = _options_of(name, method, effort)
     with evaluating(model):
         if predicted is None:

@@ -1,10 +1,13 @@
 """Counting what an attack costs: forward and backward passes, seen from the network's side."""
 
 import functools
+import numbers
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
+
+from margincons.errors import UsageError
 
 
 class CountPasses(nn.Module):
@@ -46,9 +49,22 @@ class CountPasses(nn.Module):
         self.backward_images += len(gradient)
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Raise `UsageError` unless a batch holds one image or more."""
+    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+        raise UsageError(f"Expected a batch size of one image or more, got {batch_size!r}.")
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode, and each of its modules back into its own mode afterwards."""
+    """Put a network into eval mode, and each of its modules back into its own mode afterwards.
+
+    Raises:
+        UsageError: If it is no network, but its name, say.
+    """
+    if not isinstance(model, nn.Module):
+        got = f"the {type(model).__name__} {model!r:.60}"
+        raise UsageError(f"Expected a network, a torch.nn.Module, got {got}; load_model gives the one of a name.")
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

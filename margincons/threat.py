@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from margincons.errors import PixelRangeError, ShapeError, UnknownNameError, UsageError
+from margincons.errors import LabelRangeError, PixelRangeError, ShapeError, UnknownNameError, UsageError
 
 NORMS = ("Linf", "L2", "L1")
 _DUAL = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
@@ -109,6 +109,8 @@ def check_images(inputs: Tensor) -> None:
     """
     if not isinstance(inputs, Tensor) or inputs.dim() != 4 or not inputs.is_floating_point():
         got = f"{tuple(inputs.shape)} {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
+        if hasattr(inputs, "inputs"):
+            got += "; pass its .inputs"
         if isinstance(inputs, Tensor) and not inputs.is_floating_point() and inputs.numel() and inputs.max() > 1:
             got += f", up to {inputs.max()}; convert to float and divide by {16 if inputs.max() <= 16 else 255}"
         raise ShapeError("images", "a floating-point tensor (n, c, h, w)", got)
@@ -116,3 +118,25 @@ def check_images(inputs: Tensor) -> None:
         low, high = (bound.item() for bound in inputs.aminmax())
         if not (low >= 0 and high <= 1):
             raise PixelRangeError(low, high)
+
+
+def check_labels(labels: Tensor, n: int, *, what: str = "labels", classes: int | None = None) -> None:
+    """Raise unless ``labels`` are n whole numbers, and each a class where the number of classes is known.
+
+    Args:
+        labels: One per image.
+        n: Images.
+        what: What to call them: "labels", "indices".
+        classes: Logits of the network; None leaves the range alone.
+
+    Raises:
+        ShapeError: If they are no int64 tensor (n,).
+        LabelRangeError: If one is no class.
+    """
+    if not isinstance(labels, Tensor) or labels.shape != (n,) or labels.dtype != torch.int64:
+        got = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise ShapeError(what, f"one per image, ({n},) torch.int64", got)
+    if n and classes is not None:
+        low, high = (int(bound) for bound in labels.aminmax())
+        if low < 0 or high >= classes:
+            raise LabelRangeError(low, high, classes)

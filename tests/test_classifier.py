@@ -7,7 +7,15 @@ from torch.testing import assert_close
 
 from margincons.attacks.autoattack_package import import_autoattack
 from margincons.classifier import Classifier
-from margincons.errors import ForwardError, InPlaceError, NoHeadError, NonFiniteLogitsError, PixelRangeError, ShapeError
+from margincons.errors import (
+    ForwardError,
+    InPlaceError,
+    NoHeadError,
+    NonFiniteLogitsError,
+    PixelRangeError,
+    ShapeError,
+    UsageError,
+)
 from margincons.zoo import load_model
 
 
@@ -292,3 +300,9 @@ def test_a_network_that_writes_into_its_images_or_fails_in_its_own_code_is_refus
         ForwardError, match=r"images \(2, 1, 2, 2\) to logits, its forward pass failed: LookupError: no such"
     ):
         Classifier(Fails(), images)
+
+
+def test_a_batch_of_no_images_is_refused():
+    classifier = Classifier(load_model("digits/mlp"), torch.rand(2, 1, 8, 8))
+    with pytest.raises(UsageError, match="Expected a batch size of one image or more, got 0"):
+        classifier(torch.rand(2, 1, 8, 8), batch_size=0)

@@ -100,6 +100,8 @@ def test_where_results_cannot_go_is_said_before_anything_is_measured(tmp_path, c
     (tmp_path / "file").write_text("kept")
     assert main([*CALIBRATE, "--out", "folder"]) == 2
     assert "Expected folder to be the file of the detector, it is a folder." in capsys.readouterr().err
+    assert main([*CALIBRATE, "--out", "file/d.safetensors"]) == 2
+    assert "Expected to write the file of the detector to file/d.safetensors, cannot: " in capsys.readouterr().err
     assert main(["detect", "d.safetensors", "digits/trades", "--data", "digits", "--out", "file"]) == 2
     assert "Expected file to be the folder of the results, it is a file." in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "kept"

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from margincons.attacks.result import WITNESS_FRACTION, AttackResult
 from margincons.data import load_images
-from margincons.errors import PixelRangeError, UnknownNameError, UsageError
+from margincons.errors import LabelRangeError, PixelRangeError, ShapeError, UnknownNameError, UsageError
 from margincons.margins import EFFORTS, FIXED_BUDGET, MINIMUM_NORM, Method, attack_within, input_margins
 from margincons.passes import CountPasses, verification
 from margincons.threat import NORMS, dual_norm, vector_norm
@@ -266,3 +266,24 @@ def test_images_out_of_range_are_refused(linear, near_grey):
     for call, options in ((input_margins, {}), (attack_within, {"epsilon": 0.1})):
         with pytest.raises(PixelRangeError, match="divide by 255"):
             call(linear, 255 * near_grey, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"predicted": torch.full((8,), 4)}, LabelRangeError, "Expected labels 0 to 3"),
+        ({"predicted": torch.full((8,), -1)}, LabelRangeError, "Expected labels 0 to 3"),
+        ({"predicted": torch.zeros(7, dtype=torch.long)}, ShapeError, "Expected predicted to be one per image, (8,)"),
+        ({"predicted": torch.zeros(8)}, ShapeError, "got (8,) torch.float32"),
+        ({"indices": torch.arange(7)}, ShapeError, "Expected indices to be one per image, (8,)"),
+    ],
+)
+def test_classes_and_indices_that_do_not_fit_the_images_are_refused(linear, near_grey, options, error, text):
+    with pytest.raises(error) as caught:
+        input_margins(linear, near_grey, effort="exhaustive", **options)
+    assert text in str(caught.value)
+
+
+def test_a_network_is_not_its_name(near_grey):
+    with pytest.raises(UsageError, match=r"Expected a network, a torch\.nn\.Module, got the str 'digits/trades';"):
+        input_margins("digits/trades", near_grey)

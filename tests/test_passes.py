@@ -1,5 +1,6 @@
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,9 +11,10 @@ from margincons.attacks.fgsm import fgsm
 from margincons.attacks.minimum_norm import minimum_norm, search
 from margincons.attacks.pgd import pgd
 from margincons.data import Images
+from margincons.errors import UsageError
 from margincons.margins import input_margins
 from margincons.measure import measure_images
-from margincons.passes import CountPasses, evaluating, verification
+from margincons.passes import CountPasses, check_batch_size, evaluating, verification
 
 
 def network():
@@ -91,3 +93,11 @@ def test_measuring_images_leaves_a_network_in_training_mode_as_it_was():
     measure_images(model, images, effort="fast")
     assert all(module.training for module in model.modules())
     assert model[2].num_batches_tracked == 0
+
+
+def test_a_batch_holds_a_whole_number_of_images_and_one_at_least():
+    for good in (1, 256, np.int64(3)):
+        check_batch_size(good)
+    for bad in (0, -1, 2.5, "auto", None):
+        with pytest.raises(UsageError, match="Expected a batch size of one image or more, got"):
+            check_batch_size(bad)

@@ -1,5 +1,7 @@
 """Norms, dual norms and projections against numpy, Hoelder's equality and convex optimisation by scipy."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize
 from torch.testing import assert_close
 
-from margincons.errors import PixelRangeError, ShapeError, UnknownNameError, UsageError
-from margincons.threat import NORMS, ThreatModel, check_images, dual_norm, per_item, project, vector_norm
+from margincons.data import load_images
+from margincons.errors import LabelRangeError, PixelRangeError, ShapeError, UnknownNameError, UsageError
+from margincons.threat import NORMS, ThreatModel, check_images, check_labels, dual_norm, per_item, project, vector_norm
 
 ORDER = {"Linf": np.inf, "L2": 2, "L1": 1}
 vectors = arrays(np.float64, (3, 5), elements=st.floats(-4, 4, width=16))
@@ -148,3 +151,32 @@ def test_whole_numbers_are_refused_with_the_likely_factor(kind, high, factor):
 def test_the_ends_of_the_pixel_range_are_images_and_so_is_an_empty_batch():
     check_images(torch.tensor([0.0, 1.0]).view(1, 1, 1, 2))
     check_images(torch.zeros(0, 3, 8, 8))
+
+
+def test_the_object_that_holds_the_images_is_told_from_them():
+    with pytest.raises(ShapeError, match=r"got Images; pass its \.inputs\."):
+        check_images(load_images("digits", n=2))
+
+
+@pytest.mark.parametrize(
+    ("labels", "got"),
+    [
+        (torch.tensor([0, 1]), "(2,) torch.int64"),
+        (torch.tensor([[0], [1], [2]]), "(3, 1) torch.int64"),
+        (torch.tensor([0.0, 1.0, 2.0]), "(3,) torch.float32"),
+        (np.array([0, 1, 2]), "ndarray"),
+    ],
+)
+def test_what_is_not_one_label_per_image_is_refused(labels, got):
+    with pytest.raises(ShapeError) as caught:
+        check_labels(labels, 3, what="indices")
+    assert str(caught.value) == f"Expected indices to be one per image, (3,) torch.int64, got {got}."
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-3, 6), max_size=5), st.integers(1, 5))
+def test_labels_are_refused_exactly_where_one_is_no_class(values, classes):
+    labels = torch.tensor(values, dtype=torch.int64)
+    outside = any(value not in range(classes) for value in values)
+    with pytest.raises(LabelRangeError) if outside else nullcontext():
+        check_labels(labels, len(values), classes=classes)

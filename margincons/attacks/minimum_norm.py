@@ -27,7 +27,7 @@ from margincons.attacks.result import AttackResult, step_outwards
 from margincons.classifier import Classifier, Head
 from margincons.errors import UnknownNameError
 from margincons.passes import in_eval_mode
-from margincons.threat import check_images, check_norm, project
+from margincons.threat import check_images, check_labels, check_norm, project
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +105,8 @@ def minimum_norm(
 
     Raises:
         PixelRangeError: If an image leaves [0, 1].
+        ShapeError: If there is not one label and one index per image, as whole numbers.
+        LabelRangeError: If a label is no class of the network.
         NonFiniteLogitsError: If the network gives NaN or infinity on the first image.
         UnknownNameError: If the norm or the effort does not exist.
     """
@@ -139,6 +141,7 @@ def search(
         settings = settings.small
     everyone = torch.arange(len(inputs), device=inputs.device)
     indices = everyone if indices is None else indices
+    check_labels(indices, len(inputs), what="indices")
     image, rival, prior = _nearest_rivals(model(inputs), labels, Classifier(model, inputs[:1]).head, settings)
     nearest = Crossings.none_yet(model, inputs, labels, norm)
     explore, at_image = _for_norm(settings.explore, norm), torch.zeros_like(inputs)
@@ -178,6 +181,7 @@ def _nearest_rivals(logits: Tensor, labels: Tensor, head: Head | None, effort: E
     A gap's gradient is, layer by layer, a linear map of the difference between two rows of the head:
     gaps are comparable across rivals once they are divided by its length.
     """
+    check_labels(labels, len(logits), classes=logits.shape[1])
     gaps = (logits.gather(1, labels[:, None]) - logits).scatter(1, labels[:, None], torch.inf)
     gaps, rivals = gaps.topk(min(4 * effort.rivals, gaps.shape[1]), dim=1, largest=False)
     if head is not None:

@@ -17,7 +17,7 @@ from margincons.detector.onnx_export import export_onnx
 from margincons.detector.scorer import Scorer, make_scorer
 from margincons.detector.thresholds import Thresholds, calibrate, doubts
 from margincons.errors import ShapeError
-from margincons.passes import evaluating
+from margincons.passes import check_batch_size, evaluating
 from margincons.pseudo_margin import PseudoMargin
 from margincons.threat import ThreatModel, check_images
 from margincons.zoo.user import state_sha256
@@ -101,14 +101,18 @@ class Detector:
             batch_size: Images per forward pass.
 
         Raises:
-            ShapeError: If there is not one margin per image.
-            UsageError: If a rate or epsilon cannot be meant, or a margin is negative.
+            PixelRangeError: If a pixel of any image is NaN or leaves [0, 1].
+            ShapeError: If the images are no batch, or there is not one margin per image.
+            UsageError: If a rate, epsilon or batch size cannot be meant, a margin is negative, or the model no network.
             DegenerateError: If a margin or a calibration score is NaN.
             TooFewImagesError: If there are too few brittle, or robust, images for their rate.
             UnknownNameError: If a norm or a score does not exist.
             NoHeadError: If the score needs the last linear layer and the network has none.
         """
         ThreatModel(norm=norm, epsilon=epsilon)  # refuses 8 for 8/255
+        check_batch_size(batch_size)
+        if not isinstance(inputs, Decoded):  # which checks what it decodes
+            check_images(inputs)
         with evaluating(model):
             classifier = Classifier(model, inputs[:8])
             scorer = make_scorer(score, classifier, norm=norm)
@@ -146,6 +150,7 @@ class Detector:
         Raises:
             PixelRangeError: If a pixel leaves [0, 1].
             ShapeError: If the images are not shaped as those of the calibration.
+            UsageError: If the batch size cannot be meant.
         """
         return self.thresholds.flagged(self.scores(images, batch_size=batch_size))
 
@@ -170,7 +175,11 @@ class Detector:
         return Decisions(predicted=predicted, scores=scores, flagged=flagged, brittle=brittle)
 
     def save(self, path: str | Path) -> None:
-        """Write the detector, without its network, as one safetensors file bound to the network's weights."""
+        """Write the detector, without its network, as one safetensors file bound to the network's weights and logits.
+
+        Raises:
+            UsageError: If no file can be written there, or the network is randomised: it would not be known again.
+        """
         parts = self.classifier, self.scorer, self.thresholds
         with evaluating(self.classifier.model):
             write_detector(path, *parts, norm=self.norm, image_shape=self.image_shape)
@@ -188,6 +197,7 @@ class Detector:
             MissingFileError: If there is no such file.
             FileFormatError: If it holds something else, or was written by a version that is not known.
             ChecksumError: If its content has changed.
+            UsageError: If the model is no network, but its name, say.
         """
         with evaluating(model):
             return cls(**read_detector(path, model))
@@ -198,11 +208,13 @@ class Detector:
         Raises:
             MissingExtraError: If the extra ``onnx`` is not installed.
             ExportError: If the network cannot be exported.
+            UsageError: If no file can be written there.
         """
         with evaluating(self.classifier.model):
             export_onnx(path, self.classifier, self.scorer, self.thresholds, image_shape=self.image_shape)
 
     def _passed(self, images: Tensor, batch_size: int) -> Outputs:
+        check_batch_size(batch_size)
         batch = images[None] if isinstance(images, Tensor) and images.dim() == 3 else images
         if isinstance(batch, Tensor) and batch.is_floating_point():
             batch = batch.float()

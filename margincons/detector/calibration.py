@@ -9,6 +9,7 @@ from margincons.classifier import Classifier
 from margincons.data import Images, load_images
 from margincons.detection import tells_brittle
 from margincons.detector import Detector
+from margincons.detector.files import check_repeatable
 from margincons.detector.scorer import make_scorer
 from margincons.devices import choose_device
 from margincons.errors import RecordError, UsageError
@@ -70,7 +71,7 @@ def calibrate_detector(
 
     Raises:
         UsageError: If the images are those that the network was trained on, or a record to fit to is missing, or
-            given to a score that is not learned.
+            given to a score that is not learned; or if the network is randomised, so that no file could know it.
         RecordError: If a record is of another network, of other images, in another norm than ``norm`` or the one to
             calibrate on, or of an attack whose budget is not epsilon.
         LeakageError: If the record to fit to is one of test images.
@@ -94,6 +95,7 @@ def calibrate_detector(
     model, images = load_model(model_id, download=download), load_images(data, split=split, n=limit, download=download)
     model = model.to(choose_device(device))
     classifier = Classifier(model, images.inputs[:2])
+    check_repeatable(classifier.model, tuple(images.inputs[:1].shape[1:]))
     if table is not None:
         table = table.head(len(images))
         check_record(table, model, load_images(data, split=split, download=download))

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from margincons.checks import SPREAD
 from margincons.classifier import Classifier
 from margincons.detector.scorer import Scorer, load_scorer
 from margincons.detector.thresholds import Thresholds
-from margincons.errors import FileFormatError, MarginError, OtherNetworkError
+from margincons.errors import FileFormatError, MarginError, OtherNetworkError, UsageError
+from margincons.records.atomic import check_target
 from margincons.records.sealed import read_sealed, write_sealed
 from margincons.zoo.user import state_sha256
 
@@ -32,7 +34,13 @@ def write_detector(
     norm: str,
     image_shape: tuple[int, int, int],
 ) -> None:
-    """Write a detector's parts, the network left out."""
+    """Write a detector's parts, the network left out.
+
+    Raises:
+        UsageError: If no file can be written there, or the network is randomised: it could not be recognised again.
+    """
+    check_target(path, "the detector")
+    check_repeatable(classifier.model, image_shape)
     known = asdict(thresholds)
     about = {
         "weights_sha256": state_sha256(classifier.model),
@@ -75,7 +83,8 @@ def _bound(path: str | Path, model: nn.Module, about: dict[str, Any], tensors: d
         raise OtherNetworkError(path, f"it has those weights, but {error}".rstrip(".")) from error
     off = (_probed(model, probe).cpu().double() - tensors["probe"].double()).abs().max()
     if not off <= TOLERANCE * tensors["probe"].abs().max():
-        raise OtherNetworkError(path, f"it has those weights, but its logits differ, by up to {off:.2g}: other code")
+        cause = "randomness in its forward pass" if _spread(model, probe) > SPREAD else "other code"
+        raise OtherNetworkError(path, f"it has those weights, but its logits differ, by up to {off:.2g}: {cause}")
     state = {name.removeprefix("scorer."): value for name, value in tensors.items() if name.startswith("scorer.")}
     real = {name: float(tensors[name]) if name in tensors else None for name in _REAL}
     known = {field.name: about["thresholds"][field.name] for field in fields(Thresholds) if field.name not in _REAL}
@@ -86,6 +95,25 @@ def _bound(path: str | Path, model: nn.Module, about: dict[str, Any], tensors: d
         "norm": about["norm"],
         "image_shape": shape,
     }
+
+
+def check_repeatable(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Refuse a randomised network, in eval mode: its logits on the probe would not come again when a file is loaded.
+
+    Raises:
+        UsageError: If two passes over the probe differ.
+    """
+    if (spread := _spread(model, _probe(model, image_shape))) > SPREAD:
+        raise UsageError(
+            f"Expected a network that gives the same logits twice, two passes differ by up to {spread:.2g} of the "
+            "largest: a detector's file knows its network by its logits, so it keeps none of a randomised network."
+        )
+
+
+def _spread(model: nn.Module, probe: Tensor) -> float:
+    """Largest difference between the logits of two passes, as a share of the largest logit."""
+    first, second = _probed(model, probe), _probed(model, probe)
+    return ((second - first).abs().max() / first.abs().max().clamp_min(1e-12)).item()
 
 
 def _probe(model: nn.Module, image_shape: tuple[int, int, int]) -> Tensor:

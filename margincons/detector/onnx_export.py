@@ -14,7 +14,7 @@ from margincons.classifier import Classifier, Outputs
 from margincons.detector.scorer import Scorer
 from margincons.detector.thresholds import Thresholds
 from margincons.errors import ExportError, MissingExtraError
-from margincons.records.atomic import written_whole
+from margincons.records.atomic import check_target, written_whole
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4  # of the largest value: between torch and the runtime that checks the graph
@@ -62,7 +62,9 @@ def export_onnx(
     Raises:
         MissingExtraError: If the extra ``onnx`` is not installed.
         ExportError: If torch cannot export the network, or the graph does not give what the network gives.
+        UsageError: If no file can be written there.
     """
+    check_target(path, "the graph")
     for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError("onnx", "an ONNX graph", package)

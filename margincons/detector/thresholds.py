@@ -10,7 +10,7 @@ from torch import Tensor
 
 from margincons.cautions import Caution, FlagsAllWarning, NoRobustImagesWarning
 from margincons.detection import is_brittle
-from margincons.errors import ShapeError, UsageError
+from margincons.errors import DegenerateError, ShapeError, UsageError
 from margincons.statistics.conformal import conformal_rank, conformal_threshold
 
 
@@ -96,6 +96,8 @@ def calibrate(
         raise ShapeError("margins", f"one per calibration image, {scores.shape}", margins.shape)
     if (margins < 0).any():
         raise UsageError(f"Expected margins of 0 or more, got {margins.min():g}; are they logits, or other scores?")
+    if missing := int(np.isnan(scores).sum()):
+        raise DegenerateError("A threshold", f"{missing} of {len(scores)} calibration scores are NaN")
     brittle = is_brittle(pd.DataFrame({"upper": margins}), epsilon)
     robustness = sign * scores
     alarm = None

@@ -1,10 +1,13 @@
 """Files that are whole or absent: written under another name, flushed to disk, renamed."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from margincons.errors import UsageError
 
 SUFFIX = ".tmp"  # of what is being written; `clear_unfinished` takes away what a killed process left
 
@@ -34,6 +37,27 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def check_target(path: str | Path, what: str) -> None:
+    """Refuse a path where no file can be written, before the work whose result it is to hold; leaves nothing behind.
+
+    Args:
+        path: Where `written_whole` is going to write.
+        what: What the file will hold: "the detector".
+
+    Raises:
+        UsageError: If the path is a folder, or its nearest folder that exists takes no files.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise UsageError(f"Expected {path} to be the file of {what}, it is a folder.")
+        nearest = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise UsageError(f"Expected to write the file of {what} to {path}, cannot: {error.strerror}.") from None
 
 
 def clear_unfinished(folder: Path) -> None:

@@ -125,6 +125,18 @@ def test_a_network_without_a_head_learns_from_its_logits(own, tmp_path):
     assert found.scorer.centre.shape == (10,)
 
 
+def test_a_randomised_network_is_refused_before_its_margins_are_measured(tmp_path):
+    (tmp_path / "nets.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Noisy(nn.Module):\n"
+        "    def forward(self, x):\n        return torch.rand(len(x), 10)\n"
+        "def noisy():\n    return Noisy()\n"
+    )
+    with pytest.raises(UsageError, match="gives the same logits twice, two passes differ"):
+        calibrate_detector(f"{tmp_path}/nets.py:noisy", "digits", epsilon=0.1, limit=20, records=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [

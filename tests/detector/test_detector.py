@@ -23,6 +23,7 @@ from margincons.detection import is_brittle
 from margincons.detector import Decisions, Detector
 from margincons.detector.thresholds import calibrate, doubts
 from margincons.errors import (
+    DegenerateError,
     NoHeadError,
     PixelRangeError,
     ShapeError,
@@ -306,6 +307,13 @@ def test_a_detector_runs_where_its_network_is(score, tmp_path):
     assert (detector(images).cpu() == there(images))[~near].all()
 
 
+def damaged(pixel):
+    """Images of which all are fine but a robust one behind the first batch."""
+    images = flat_images(torch.linspace(0, 1, 101)).clone()
+    images[-1] = pixel
+    return images
+
+
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
@@ -327,6 +335,11 @@ def test_a_detector_runs_where_its_network_is(score, tmp_path):
         ),
         ({"inputs": flat_images(torch.full((101,), 255.0))}, PixelRangeError, "divide by 255"),
         ({"miss_rate": 5}, UsageError, "Expected a rate between 0 and 1"),
+        ({"inputs": damaged(255)}, PixelRangeError, "divide by 255"),
+        ({"inputs": damaged(torch.nan)}, PixelRangeError, "NaN came in"),
+        ({"inputs": load_images("digits", n=101)}, ShapeError, "got Images; pass its .inputs."),
+        ({"batch_size": 0}, UsageError, "Expected a batch size of one image or more, got 0."),
+        ({"batch_size": -1}, UsageError, "got -1."),
     ],
 )
 def test_a_calibration_that_promises_nothing_is_refused(options, error, text):
@@ -337,6 +350,24 @@ def test_a_calibration_that_promises_nothing_is_refused(options, error, text):
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize("mean", [0.0, 0.5])
+def test_a_score_that_is_nan_on_one_image_robust_or_brittle_calibrates_nothing(mean):
+    class Blind(Halfspace):
+        def forward(self, inputs):
+            return super().forward(inputs).where(inputs.flatten(1).mean(dim=1)[:, None] != mean, torch.nan)
+
+    means = torch.cat([torch.linspace(0.2, 0.9, 100), torch.tensor([mean])])
+    with pytest.raises(DegenerateError, match="1 of 101 calibration scores are NaN"):
+        Detector.calibrate(Blind(), flat_images(means), margins=(means - 0.5).abs(), epsilon=0.2)
+
+
+def test_a_batch_of_no_images_is_no_batch(digits):
+    detector, inputs = calibrated(digits), digits[1].inputs[:2]
+    for call in (detector, detector.scores, detector.decide):
+        with pytest.raises(UsageError, match="Expected a batch size of one image or more, got 0"):
+            call(inputs, batch_size=0)
+
+
 @pytest.mark.parametrize(
     ("images", "error", "text"),
     [
@@ -344,6 +375,7 @@ def test_a_calibration_that_promises_nothing_is_refused(options, error, text):
         (torch.zeros(2, 3, 8, 8), ShapeError, "to be (n, 1, 8, 8), as in the calibration, got (2, 3, 8, 8)."),
         (torch.zeros(8, 8), ShapeError, "images"),
         ("cat.png", ShapeError, "got str"),
+        (load_images("digits", n=2), ShapeError, "got Images; pass its .inputs."),
     ],
 )
 def test_images_that_the_detector_was_not_made_for_are_refused(digits, images, error, text):

@@ -10,7 +10,7 @@ from torch import nn
 from margincons import load_images, load_model
 from margincons.cautions import Caution
 from margincons.detector import Detector
-from margincons.errors import ChecksumError, FileFormatError, OtherNetworkError
+from margincons.errors import ChecksumError, FileFormatError, OtherNetworkError, UsageError
 from margincons.records import read_record
 from margincons.records.sealed import read_sealed, write_sealed
 
@@ -116,3 +116,36 @@ def test_a_detector_that_lacks_a_part_is_refused_in_one_line(saved, lost):
     write_sealed(saved, "detector", version=1, about=about, tensors=tensors)
     with pytest.raises(FileFormatError, match=f"a whole detector, got KeyError: '{lost}'"):
         Detector.load(saved, load_model("digits/trades"))
+
+
+class Shaken(Halved):
+    """The same weights and random logits."""
+
+    def forward(self, inputs):
+        logits = super().forward(inputs)
+        return logits + logits.abs().max() * torch.rand_like(logits)
+
+
+def test_a_randomised_network_is_kept_in_no_file_and_named_as_what_it_is(saved, tmp_path):
+    model = Shaken(load_model("digits/trades"))
+    with pytest.warns(Caution):
+        detector = detector_of(model)
+    with pytest.raises(UsageError, match="gives the same logits twice, two passes differ by up to"):
+        detector.save(tmp_path / "none.safetensors")
+    assert not (tmp_path / "none.safetensors").exists()
+    with pytest.raises(OtherNetworkError, match=r"its logits differ, by up to .*: randomness in its forward pass;"):
+        Detector.load(saved, model)
+
+
+def test_a_detector_is_loaded_with_a_network_not_with_its_name(saved):
+    with pytest.raises(UsageError, match=r"Expected a network, a torch\.nn\.Module, got the str 'digits/trades'"):
+        Detector.load(saved, "digits/trades")
+
+
+def test_a_detector_is_not_saved_onto_a_folder(tmp_path):
+    detector = detector_of(load_model("digits/trades"))
+    for write, what in ((detector.save, "detector"), (detector.export_onnx, "graph")):
+        if what == "graph":
+            pytest.importorskip("onnxruntime", reason='needs the extra onnx: pip install -e ".[onnx]"')
+        with pytest.raises(UsageError, match=f"to be the file of the {what}, it is a folder"):
+            write(tmp_path)

@@ -100,7 +100,7 @@ def test_infinite_scores_calibrate():
         ({"margins": np.ones(3)}, ShapeError, r"margins to be one per calibration image, (400,), got (3,)."),
         ({"margins": -np.ones(400)}, UsageError, "Expected margins of 0 or more, got -1;"),
         ({"margins": np.full(400, np.nan)}, DegenerateError, "400 of 400 rows of upper are NaN"),
-        ({"scores": np.full(400, np.nan)}, DegenerateError, "257 of 257 robust scores are NaN"),
+        ({"scores": np.full(400, np.nan)}, DegenerateError, "400 of 400 calibration scores are NaN"),
         (
             {"margins": np.ones(400)},
             TooFewImagesError,
