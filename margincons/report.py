@@ -81,15 +81,14 @@ def _row(table: pd.DataFrame, epsilon: float, score: str, margin: str) -> dict[s
     planned, budget = settings.get("images", len(table)), settings.get("epsilon")
     row: dict[str, object] = {"images": len(table) if len(table) >= planned else f"{len(table)} of {planned}"}
     row |= dict.fromkeys(("tau", "AUROC", "AUPR", "FPR@95TPR", "brittle", "clean accuracy", "robust accuracy"))
-    row["clean accuracy"] = clean_accuracy(table)
     with contextlib.suppress(DegenerateError):
         if budget is None:  # distances found within a budget are not margins
             row["tau"] = consistency(table, score=score, margin=margin).tau
-    if not tells_brittle(table, epsilon):
-        return row
-    with contextlib.suppress(DegenerateError):
-        found = detection(table, epsilon=epsilon, score=score, margin=margin)
-        row |= {"AUROC": found.auroc, "AUPR": found.aupr, "FPR@95TPR": found.fpr95}
-    row["brittle"] = brittle_share(table, epsilon=epsilon, margin=margin)
-    row["robust accuracy"] = robust_accuracy(table, epsilon=epsilon, margin=margin)
+    if tells_brittle(table, epsilon):
+        with contextlib.suppress(DegenerateError):
+            found = detection(table, epsilon=epsilon, score=score, margin=margin)
+            row |= {"AUROC": found.auroc, "AUPR": found.aupr, "FPR@95TPR": found.fpr95}
+        row["brittle"] = brittle_share(table, epsilon=epsilon, margin=margin)
+        row["robust accuracy"] = robust_accuracy(table, epsilon=epsilon, margin=margin)
+    row["clean accuracy"] = clean_accuracy(table)
     return row
