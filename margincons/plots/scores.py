@@ -114,7 +114,7 @@ def frontier(axes: Axes, cost: pd.Series, value: pd.Series, *, learned: Collecti
         also = list(learned)
         axes.plot(cost[also], value[also], "D", ms=9, mfc="none", mec="black", ls="", label="and more, once")
     for number, name in enumerate(kept, 1):
-        axes.annotate(f"{number}", (cost[name], value[name]), xytext=(0, 5), textcoords="offset points", ha="center")
+        axes.annotate(f"{number}", (cost[name], value[name]), xytext=(0, 7), textcoords="offset points", ha="center")
     axes.margins(y=0.1)
     axes.set(xscale="log", xlabel="passes per image")
     return kept

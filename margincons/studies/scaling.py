@@ -140,6 +140,12 @@ def curve_gap(
 ) -> CurveGap:
     """Hold a curve drawn from predicted margins against the measured one; images are resampled for the intervals.
 
+    Noise adds to a maximum: a largest difference that is resampled is too large, a reach too short. So what is
+    resampled is how far the whole curve of differences strays from itself: with the chosen probability the true curve
+    is nowhere further from the observed one, and both intervals follow from that band. They hold the estimates and err
+    on the wide side. Up to the true reach the band need only hold on that stretch, so the lower end of the reach takes,
+    at each epsilon, a band up to there. Where resampling moves nothing, the band has no width.
+
     Args:
         table: A record, one row per image, with a column of predictions.
         predicted: The column of predicted margins.
@@ -165,18 +171,35 @@ def curve_gap(
     ends = np.flatnonzero(np.append(radii[1:] > radii[:-1], True))  # the curves are compared between their steps
     radii = radii[ends]
     rng, n = np.random.default_rng(seed), len(table)
-    draws = [np.ones(n), *(np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(replicates))]
-    reaches, largest, places = [], [], []
-    for weights in draws:
-        difference = np.abs(np.cumsum(sides * weights[rows])[ends]) / n
-        beyond = difference > tolerance + 1e-12
-        reaches.append(radii[beyond.argmax()] if beyond.any() else np.inf)
-        places.append(radii[difference.argmax()])
-        largest.append(difference.max())
 
-    def estimate(values: list[float]) -> Estimate:
-        low, high = np.quantile(values[1:], [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
-        method = f"bootstrap, {replicates} replicates"
-        return Estimate(value=float(values[0]), low=float(low), high=float(high), level=level, n=n, method=method)
+    def differences(weights: np.ndarray) -> np.ndarray:
+        return np.cumsum(sides * weights[rows])[ends] / n
 
-    return CurveGap(reach=estimate(reaches), largest=estimate(largest), at=float(places[0]))
+    seen = differences(np.ones(n))
+    strayed = np.stack(
+        [
+            np.maximum.accumulate(np.abs(differences(np.bincount(rng.integers(n, size=n), minlength=n)) - seen))
+            for _ in range(replicates)
+        ]
+    )  # (replicates, epsilons): the most that a replicate has strayed up to there
+    whole, bands = (_upper_quantile(strayed[:, -1], level), _upper_quantile(strayed, (1 + level) / 2))
+    method = f"bootstrap band, {replicates} replicates"
+    size = np.abs(seen)
+    top = float(size.max())
+
+    def reach(differs: np.ndarray) -> float:
+        beyond = differs > tolerance + 1e-12
+        return float(radii[beyond.argmax()]) if beyond.any() else np.inf
+
+    def estimate(value: float, low: float, high: float) -> Estimate:
+        return Estimate(value=value, low=low, high=high, level=level, n=n, method=method)
+
+    return CurveGap(
+        reach=estimate(reach(size), reach(np.maximum.accumulate(size) + bands), reach(size - bands[-1])),
+        largest=estimate(top, max(0.0, top - float(whole)), top + float(whole)),
+        at=float(radii[size.argmax()]),
+    )
+
+
+def _upper_quantile(strayed: np.ndarray, level: float) -> np.ndarray:
+    return np.quantile(strayed, level, axis=0, method="inverted_cdf")

@@ -121,7 +121,38 @@ def test_the_gap_of_two_curves_is_kolmogorovs_distance_when_every_image_is_right
     upper, guess = rng.uniform(size=60), rng.uniform(size=60) ** 2
     found = curve_gap(record(upper, guess=guess), predicted="guess")
     assert found.largest.value == pytest.approx(kstest(guess, upper).statistic)
-    assert found.largest.low <= found.largest.value
+
+
+def test_both_intervals_hold_the_truth_as_often_as_promised_and_the_estimate_always():
+    """If u is uniform, u**2 is at most r with probability sqrt(r): the curves differ by sqrt(r) - r, 1/4 at most."""
+    tolerance, rng, held = 0.1, np.random.default_rng(3), []
+    reach = ((1 - np.sqrt(1 - 4 * tolerance)) / 2) ** 2
+    for seed in range(150):
+        upper = rng.uniform(size=150)
+        found = curve_gap(record(upper, guess=upper**2), predicted="guess", tolerance=tolerance, seed=seed)
+        held.append((found.largest.low <= 0.25 <= found.largest.high, found.reach.low <= reach <= found.reach.high))
+        assert all(one.low <= one.value <= one.high for one in (found.largest, found.reach))
+        assert found.largest.high - found.largest.low < 0.25
+    assert (np.mean(held, axis=0) > 0.95 - 2 * np.sqrt(0.95 * 0.05 / 150)).all()
+
+
+def test_where_both_curves_are_one_and_only_the_images_differ_no_difference_is_found():
+    rng, nothing, nowhere = np.random.default_rng(4), [], []
+    for seed in range(100):
+        table = record(rng.uniform(size=100), guess=rng.uniform(size=100))
+        found = curve_gap(table, predicted="guess", seed=seed)
+        nothing.append(found.largest.low == 0)
+        nowhere.append(found.reach.high == np.inf)
+    assert np.mean(nothing) > 0.88
+    assert np.mean(nowhere) > 0.88
+
+
+def test_more_images_narrow_both_intervals():
+    rng = np.random.default_rng(5)
+    few, many = (rng.uniform(size=n) for n in (100, 5000))
+    narrow, wide = (curve_gap(record(u, guess=u**2), predicted="guess", tolerance=0.1) for u in (many, few))
+    assert narrow.largest.high - narrow.largest.low < (wide.largest.high - wide.largest.low) / 3
+    assert narrow.reach.high - narrow.reach.low < (wide.reach.high - wide.reach.low) / 3
 
 
 def test_a_prediction_reaches_to_where_it_first_leaves_the_tolerance():
