@@ -1,6 +1,6 @@
 """Which networks of a study count: one that decides as another does, image by image, is no second witness."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,12 @@ def distinct(
         if not any(_are_twins(tables[other], table, columns, tolerance) for other in kept):
             kept.append(name)
     return kept
+
+
+def uncounted(networks: Iterable[str], counted: Collection[str]) -> str:
+    """A sentence that names the networks that `distinct` left out, after a space; empty where it left out none."""
+    twins = ", ".join(f"`{name}`" for name in networks if name not in counted)
+    return f" Not counted, as a twin decides alike with the same margins and is counted: {twins}." if twins else ""
 
 
 def _are_twins(one: pd.DataFrame, other: pd.DataFrame, columns: Sequence[str], tolerance: float) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 import margincons as mc
 from margincons.errors import MissingColumnError
-from margincons.studies.distinct import distinct
+from margincons.studies.distinct import distinct, uncounted
 
 RNG = np.random.default_rng(0)
 ONE = pd.DataFrame(
@@ -42,6 +42,11 @@ def test_margins_that_no_attack_bounds_agree_with_each_other_and_with_no_number(
     open_end = ONE.assign(upper=ONE["upper"].mask(ONE.index < 30, np.inf))
     assert distinct({"a": open_end, "b": open_end}) == ["a"]
     assert distinct({"a": open_end, "b": ONE}) == distinct({"a": open_end, "c": open_end, "b": ONE}) == ["a", "b"]
+
+
+def test_the_sentence_names_those_left_out_alone():
+    assert uncounted(["a", "b", "c"], ["b"]).endswith(": `a`, `c`.")
+    assert uncounted(["a", "b"], ["a", "b"]) == ""
 
 
 def test_a_column_that_is_lacking_is_named():
