@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -128,6 +128,12 @@ class Classifier:
             raise NonFiniteLogitsError(int(broken.sum()), len(logits))
         return logits
 
+    def _takes(self, inputs: Tensor) -> bool:
+        with suppress(Exception):  # a user's network may raise anything
+            self._checked_logits(inputs.clone())
+            return True
+        return False
+
     @contextmanager
     def _watch_head(self) -> Iterator[list[Tensor]]:
         seen: list[Tensor] = []
@@ -153,6 +159,8 @@ class Classifier:
                 raise InPlaceError
         except RuntimeError as error:  # torch's own, of shapes that do not fit; ours are no RuntimeErrors
             reason = f"{tuple(example.shape)}: {' '.join(str(error).split())[:200]}"
+            if example.shape[1] == 3 and self._takes(example[:, :1]):
+                reason += "; it takes one channel: a folder's pictures are read in three, store grey ones in an .npz"
             raise ShapeError("the images", "what the network takes", reason) from error
         except Exception as error:  # a user's network may raise anything; it is named, never swallowed
             if isinstance(error, MarginError):

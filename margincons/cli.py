@@ -199,7 +199,11 @@ def _parser() -> argparse.ArgumentParser:
     measure = command("measure", _measure, "Measure the margins of networks on images and keep them as records.")
     measure.add_argument("models", nargs="+", metavar="MODEL", help="an id of the zoo, or path/to/file.py:function")
     measure.add_argument(
-        "--data", required=True, help="digits, cifar10, cifar100, imagenet, an .npz with x and y, or a folder"
+        "--data",
+        required=True,
+        help="digits, cifar10, cifar100, imagenet, an .npz with x and y, or a folder with one subfolder per class: "
+        "pictures are read in three channels, as they are if all have one size of at most 224 x 224, else resized to "
+        "256 and cropped to 224 x 224; an .npz keeps any shape",
     )
     measure.add_argument("--norm", default="Linf", help="Linf (default), L2 or L1")
     measure.add_argument(

@@ -265,6 +265,25 @@ def test_images_that_do_not_fit_the_network_are_named_with_their_shape():
         Classifier(plain(), images(2, (3, 32, 32)))
 
 
+@pytest.mark.parametrize("first", [nn.Conv2d(1, 4, 8), nn.Conv2d(3, 4, 8), nn.Conv2d(2, 4, 8), nn.Identity()])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_three_channels_for_a_network_of_one_are_refused_with_the_way_out(first, channels):
+    takes = getattr(first, "in_channels", 1)
+    network = nn.Sequential(first, nn.Flatten(), nn.Linear(4 if isinstance(first, nn.Conv2d) else 64, 10))
+    given = images(2, (channels, 8, 8))
+    before = given.clone()
+    if takes == channels:
+        assert Classifier(network, given).head is not None
+        return
+    with pytest.raises(ShapeError) as caught:
+        Classifier(network, given)
+    told = str(caught.value).endswith(
+        "; it takes one channel: a folder's pictures are read in three, store grey ones in an .npz."
+    )
+    assert told == (takes == 1 and channels == 3)
+    assert_close(given, before)
+
+
 def test_images_out_of_range_and_an_empty_example_are_refused():
     classifier = Classifier(plain(), images(2))
     with pytest.raises(PixelRangeError, match="divide by 255"):

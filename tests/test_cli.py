@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from margincons import cli
 from margincons.cli import EXAMPLES, main
@@ -139,6 +140,22 @@ def test_wrong_use_gets_one_line_and_exit_code_2(tmp_path, capfd, arguments, tex
     assert [
         path for path in sorted(tmp_path.rglob("*")) if "runs" not in path.parts and "__pycache__" not in path.parts
     ] == before
+
+
+def test_a_folder_for_a_network_of_one_channel_is_refused_with_the_way_out_and_that_works(tmp_path, capfd):
+    images = load_images("digits", split="calibration", n=12)
+    for row, label in enumerate(images.labels):
+        path = tmp_path / "grey" / str(label.item()) / f"{row}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((255 * images.inputs[row, 0]).byte().numpy()).save(path)
+    for command in (["measure"], ["calibrate", "--epsilon", "0.1"]):
+        assert run(*command, "digits/trades", "--data", "grey", *QUICK[-2:], "--effort", "fast") == 2
+        refused = capfd.readouterr().err
+        assert refused.count("\n") == 1
+        assert "got (2, 3, 8, 8): " in refused
+        assert "it takes one channel: a folder's pictures are read in three, store grey ones in an .npz." in refused
+    save("grey.npz", images.inputs.numpy(), images.labels.numpy())
+    assert run("measure", "digits/trades", "--data", "grey.npz", *QUICK[-2:], "--effort", "fast") == 0
 
 
 @pytest.mark.parametrize("command", EXAMPLES)

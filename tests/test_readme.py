@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from margincons import Detector
+from margincons import Detector, cli, load_images
+from margincons.data.pictures import CROPPED, RESIZED
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -27,3 +28,19 @@ def test_the_lines_run_one_after_the_other_in_one_session(tmp_path, monkeypatch,
     again = Detector.load("detector.safetensors", names["model"])
     assert again.thresholds == names["detector"].thresholds
     assert again.thresholds.miss_rate == 0.1  # one in ten
+
+
+def test_the_rule_by_which_pictures_are_resized_is_told_wherever_a_folder_is(capsys):
+    try:
+        cli.main(["measure", "--help"])
+    except SystemExit:
+        told = capsys.readouterr().out
+    for text in (README.read_text(encoding="utf-8"), load_images.__doc__, told):
+        words = " ".join(text.split())
+        assert "pictures are read in three channels" in words
+        assert (
+            f"as they are {'if' if text is told else 'where'} all have one size of at most {CROPPED} x {CROPPED}"
+            in words
+        )
+        assert re.search(rf"resized to {RESIZED}\b.*? cropped to (the )?{CROPPED} x {CROPPED}", words)
+        assert re.search(r"[aA]n \.npz keeps any shape", words)

@@ -196,6 +196,14 @@ def test_images_of_several_sizes_are_resized_and_cropped_however_few_differ(tmp_
     assert images.decoding == "divided by 255, resized to 256 and cropped to 224"
 
 
+@pytest.mark.parametrize(("size", "resized"), [((224, 100), False), ((224, 224), False), ((225, 100), True)])
+def test_images_of_one_size_are_resized_only_where_it_is_too_large(tmp_path, size, resized):
+    save_image(tmp_path / "a" / "0.png", rgb(1, *size)[0])
+    images = load_images(f"{tmp_path}/")
+    assert images.inputs.shape == (1, 3, *((224, 224) if resized else size))
+    assert ("resized" in images.decoding) == resized
+
+
 def test_grey_images_of_a_folder_become_coloured(tmp_path):
     save_image(tmp_path / "a" / "0.png", rgb(1)[0, :, :, 0])
     inputs = load_images(f"{tmp_path}/").inputs
