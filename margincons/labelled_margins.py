@@ -55,10 +55,17 @@ def labelled_margins(
 
     Raises:
         LeakageError: If the record is one of test images, or does not say of which.
-        RecordError: If the network's weights, or the images, are not those of the record.
+        RecordError: If the network's weights, or the images, are not those of the record, or it is of an attack with
+            a budget, whose distances are no margins.
         MissingColumnError: If the table lacks a column.
     """
-    check_split(table.attrs.get("settings", {}).get("data", ""))
+    settings = table.attrs.get("settings", {})
+    check_split(settings.get("data", ""))
+    if settings.get("epsilon") is not None:
+        raise RecordError(
+            f"Expected margins to learn from, got distances of {settings.get('attack')} within a budget of "
+            f"{settings['epsilon']:.4g}; take the record of a minimum-norm attack."
+        )
     check_record(table, classifier.model, images)
     margins = column(table, margin)
     known = np.isfinite(margins)
@@ -66,7 +73,7 @@ def labelled_margins(
     return LabelledMargins(
         outputs=classifier(images.inputs[rows]),
         margins=torch.from_numpy(margins[known]).float().to(classifier.device),
-        data=table.attrs["settings"]["data"],
+        data=settings["data"],
         left_out=int((~known).sum()),
     )
 

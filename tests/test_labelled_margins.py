@@ -56,6 +56,13 @@ def test_a_record_of_test_images_is_refused_and_so_is_one_that_forgot_its_images
         labelled_margins(classifier, table, load_images("digits"))
 
 
+def test_distances_within_a_budget_are_no_margins_to_learn_from(classifier, tmp_path):
+    options = {"attack": "pgd", "epsilon": 0.05, "effort": "fast", "split": "train", "limit": 8, "progress": False}
+    table = measure("digits/trades", "digits", out=tmp_path, **options)
+    with pytest.raises(RecordError, match=r"got distances of pgd within a budget of 0.05; take the record of a min"):
+        labelled_margins(classifier, table, TRAIN)
+
+
 def test_test_images_cannot_pass_for_those_of_a_training_record(classifier):
     with pytest.raises(
         RecordError, match="Expected the images that the record was measured on, digits/train; got others"
