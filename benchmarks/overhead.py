@@ -2,8 +2,9 @@
 
 Both sides see the same images in the same batches, in turn, in one process. The bare side is `minimum_norm.search`: it
 returns candidates and verifies nothing. The other side is all of `measure`, with a bar that is drawn, from loading to
-the table that is read back. Times are of the process, which has one thread, and of the wall; the least of several is
-kept for each side. Passes through the network are counted as well: they do not depend on what else the machine does.
+the table that is read back. Times are of the process, which has one thread, and of the wall; each pair of runs, one
+right after the other, gives a ratio, and the median of the pairs is told with its interval. Passes through the network
+are counted as well: they do not depend on what else the machine does.
 
     OMP_NUM_THREADS=1 python benchmarks/overhead.py
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import nn
 
 from margincons.attacks.minimum_norm import search
@@ -44,7 +46,7 @@ def cnn():
 def main() -> None:
     """Measure both sides for each network and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument(
         "--images", type=int, default=3200, help="shaken digits; an eighth as many for the larger network"
     )
@@ -82,15 +84,23 @@ def compare(model_id: str, data: str, n: int, *, repeats: int, effort: str, root
         with tempfile.TemporaryDirectory(dir=root) as out:
             measure(model_id, data, out=out, effort=effort, limit=n, batch_size=BATCH, shard_size=BATCH, device="cpu")
 
-    times = np.array([[clock(bare), clock(full)] for _ in range(repeats)]).min(axis=0)  # (side, clock)
-    (bare_cpu, bare_wall), (full_cpu, full_wall) = times
+    clock(bare)  # what is loaded and cached at first belongs to neither side
+    clock(full)
+    pairs = []
+    for number in range(repeats):  # the side that goes first alternates: a machine that warms up favours neither
+        order = (bare, full) if number % 2 else (full, bare)
+        taken = {side: clock(side) for side in order}
+        pairs.append([taken[bare], taken[full]])
+    times = np.array(pairs)  # (pair, side, clock)
+    added = 100 * (times[:, 1] / times[:, 0] - 1)
+    low, high = stats.quantile_test(added[:, 0]).confidence_interval()  # of the median; needs six pairs or more
+    (bare_cpu, bare_wall), (full_cpu, full_wall) = np.median(times, axis=0)
     bare_passes, full_passes = (passes(work, model, images, rows, effort) for work in (bare, None))
-    name = Path(model_id).name
     return (
-        f"{name}, {n} images, {effort}: bare attack {bare_cpu:.2f} s (wall {bare_wall:.2f}), measure {full_cpu:.2f} s "
-        f"(wall {full_wall:.2f}): {100 * (full_cpu / bare_cpu - 1):+.1f}% of the process's time, "
-        f"{100 * (full_wall / bare_wall - 1):+.1f}% of the wall's, {100 * (full_passes / bare_passes - 1):+.1f}% of "
-        "the passes"
+        f"{Path(model_id).name}, {n} images, {effort}, {repeats} pairs: bare attack {bare_cpu:.2f} s (wall "
+        f"{bare_wall:.2f}), measure {full_cpu:.2f} s (wall {full_wall:.2f}): {np.median(added[:, 0]):+.1f}% "
+        f"[{low:+.1f}, {high:+.1f}] of the process's time, {np.median(added[:, 1]):+.1f}% of the wall's, "
+        f"{100 * (full_passes / bare_passes - 1):+.1f}% of the passes"
     )
 
 

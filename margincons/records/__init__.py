@@ -131,7 +131,7 @@ def read_record(path_or_name: str | Path) -> pd.DataFrame:
         RecordError: If its shards were measured with different settings.
     """
     shards = shards_of(path_or_name)
-    with ThreadPoolExecutor(max_workers=4) as pool:  # most of the time is spent in Arrow, outside of Python's lock
+    with ThreadPoolExecutor(max_workers=2) as pool:  # Python's lock leaves more of them nothing to do
         tables, abouts = zip(*pool.map(_read_checked, shards), strict=True)
     latest = max((about["settings"] for about in abouts), key=lambda settings: settings.get("images") or 0)
     for shard, about in zip(shards, abouts, strict=True):
@@ -220,6 +220,7 @@ def _old_digest(rows: pa.Table) -> str:
     return digest.hexdigest()
 
 
+@functools.cache  # the code that runs stays what it was at first, whatever is committed meanwhile
 def _commit() -> str:
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty"]
     try:

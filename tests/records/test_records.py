@@ -272,6 +272,7 @@ def test_provenance_names_command_commit_versions_and_machine(monkeypatch):
     assert "threads" in made["machine"]
     json.dumps(made)
     monkeypatch.setattr(records.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError))
+    monkeypatch.setattr(records, "_commit", records._commit.__wrapped__)  # as in a new process
     assert provenance()["commit"] == "unknown"
 
 
