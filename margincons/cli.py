@@ -2,15 +2,15 @@
 
 import argparse
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from margincons.cautions import Caution, remembered
+from margincons.cautions import remembered
 from margincons.cli_detector import DETECTOR_EXAMPLES, add_calibrate, add_detect, run_calibrate, run_detect
+from margincons.cli_outcome import outcome
 from margincons.cli_values import Parameter, Parser, batch_size, count, number, seconds, seed, whole
-from margincons.errors import MarginError, PageError, UnknownNameError
+from margincons.errors import UnknownNameError
 
 EXAMPLES = {
     "book": "margincons book --profile digits -p n_images 200",
@@ -29,33 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0; 1 when work failed (a page, a retrained network that disagrees); 2 for wrong use.
     """
-    try:
-        options = _parser().parse_args(arguments)
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", Caution)
-            warnings.showwarning = _show
-            return options.run(options) or 0
-    except PageError as error:
-        print(f"margincons: {error}", file=sys.stderr)
-        return 1
-    except MarginError as error:
-        print(f"margincons: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        sys.stdout = None
-        return 0
-    except OSError as error:  # a full disk, a folder that may not be written to
-        print(f"margincons: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("margincons: interrupted; the same command goes on where it stopped.", file=sys.stderr)
-        return 130
-
-
-def _show(message, category, filename, lineno, *_) -> None:
-    """Print a caution of ours in one line, any other warning as Python would."""
-    text = warnings.formatwarning(message, category, filename, lineno)
-    print(f"margincons: {category.__name__}: {message}" if issubclass(category, Caution) else text, file=sys.stderr)
+    options = _parser().parse_args(arguments)
+    return outcome(lambda: options.run(options))
 
 
 def _book(options: argparse.Namespace) -> int | None:

@@ -55,6 +55,7 @@ LAYERS = {  # a folder stands for what it holds, unless a file of it is named
         "studies.transfer",
     ),
     5: (
+        "cli_outcome",
         "cli_values",
         "devices",
         "rows",

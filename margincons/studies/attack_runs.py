@@ -6,7 +6,6 @@ and
 own. Networks whose shards are there are left alone, so that an interrupted run goes on with the next.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from margincons.cli_values import number
+from margincons.cli_outcome import outcome
+from margincons.cli_values import Parser, number
 from margincons.data import load_images
 from margincons.detection import is_brittle
 from margincons.detector.attacks import evade, wrong_class_pgd
-from margincons.errors import DegenerateError
+from margincons.errors import DegenerateError, UsageError
 from margincons.passes import CountPasses
 from margincons.prepare import portable_id
 from margincons.records import check_settings, provenance, read_record, read_shard, write_shard
@@ -97,9 +97,14 @@ def run(
 
     Raises:
         RecordError: If a shard was made with other settings.
+        UsageError: If two networks have the same name once their folders are left out.
     """
     images = load_images(data, n=limit)
-    models = {portable_id(model_id): load_model(model_id) for model_id in model_ids or bundled_index()}
+    models: dict[str, nn.Module] = {}
+    for model_id in model_ids or bundled_index():
+        if (name := portable_id(model_id)) in models:
+            raise UsageError(f"Expected networks of different names in a record, {name} comes twice; rename one file.")
+        models[name] = load_model(model_id)
     settings = SETTINGS | {"data": images.name, "data_sha256": images.checksum(), "norm": "Linf", "device": "cpu"}
     settings |= {"radii": list(radii), "batch_size": BATCH_SIZE}
     settings["weights_sha256"] = {name: state_sha256(model) for name, model in models.items()}
@@ -149,7 +154,7 @@ def shares_past(runs: pd.DataFrame, margins: Mapping[str, pd.DataFrame], *, epsi
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make all runs from the command line."""
-    parser = argparse.ArgumentParser(prog="margincons.studies.attack_runs", description=__doc__.splitlines()[0])
+    parser = Parser(prog="margincons.studies.attack_runs", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of the record")
     parser.add_argument(
         "models", nargs="*", metavar="MODEL", help="ids, or path/to/file.py:function (default: bundled)"
@@ -165,4 +170,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(outcome(main, name="attack_runs"))

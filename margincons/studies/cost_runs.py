@@ -1,7 +1,7 @@
 """Runs that hold the cost model to account: priced, then measured, on networks from small to large.
 
 ``python -m margincons.studies.cost_runs FOLDER`` writes the record that the book shows, in about ten minutes on one
-core.
+core: one shard per network, and those that are there are left alone.
 """
 
 import sys
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from margincons.cli_outcome import outcome
+from margincons.cli_values import Parser
 from margincons.costs import predict
 from margincons.data import load_images
 from margincons.margins import input_margins
-from margincons.records import provenance, write_shard
+from margincons.records import check_settings, provenance, read_shard, write_shard
 from margincons.zoo import load_model
 from margincons.zoo.robustbench import unloaded_robustbench
 
@@ -76,17 +78,26 @@ def _network(model_id: str) -> tuple[nn.Module, tuple[int, ...]]:
     return unloaded_robustbench(model_id), (3, 32, 32)
 
 
-def main(folder: str) -> None:
-    """Make all runs and write their record."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the runs that a folder lacks."""
+    parser = Parser(prog="margincons.studies.cost_runs", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder of the record")
+    folder = parser.parse_args(arguments).folder
     torch.set_num_threads(1)
-    tables = []
-    for model_id, n, runs in RUNS:
-        model, shape = _network(model_id)
-        inputs = load_images("digits", n=n).inputs if shape == (1, 8, 8) else torch.rand(n, *shape)
-        tables.append(priced_and_measured(model, inputs, runs).assign(network=model_id))
-    table = pd.concat(tables, ignore_index=True).rename_axis("index").reset_index()
-    write_shard(Path(folder) / "shard-00000.parquet", table, {"threads": 1, "device": "cpu"}, provenance())
+    settings, first = {"threads": 1, "device": "cpu"}, 0
+    for place, (model_id, n, runs) in enumerate(RUNS):
+        path = folder / f"shard-{place:05d}.parquet"
+        if path.is_file():
+            check_settings(path, read_shard(path)[1]["settings"], settings)
+        else:
+            model, shape = _network(model_id)
+            inputs = load_images("digits", n=n).inputs if shape == (1, 8, 8) else torch.rand(n, *shape)
+            table = priced_and_measured(model, inputs, runs).assign(network=model_id)
+            table.insert(0, "index", range(first, first + len(table)))
+            write_shard(path, table, settings, provenance())
+        first += len(runs)
+    print(f"{folder}: {first} runs")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sys.exit(outcome(main, name="cost_runs"))

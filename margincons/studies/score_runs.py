@@ -5,7 +5,7 @@ minutes each on one core; a network whose record is there is left alone, so that
 next.
 """
 
-import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +14,8 @@ import pandas as pd
 import torch
 from torch import nn
 
+from margincons.cli_outcome import outcome
+from margincons.cli_values import Parser, count, number
 from margincons.costly_scores.clever import CleverFits, clever_fits
 from margincons.data import Images, load_images
 from margincons.errors import RecordError, UsageError
@@ -163,14 +165,14 @@ def _folder(root: Path, model_id: str, norm: str) -> Path:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the scores of some networks."""
     plain = Settings()
-    parser = argparse.ArgumentParser(prog="margincons.studies.score_runs", description=__doc__)
+    parser = Parser(prog="margincons.studies.score_runs", description=__doc__)
     parser.add_argument("models", nargs="*", default=BUNDLED, metavar="MODEL", help="ids, or path/to/file.py:function")
     parser.add_argument("--data", default="digits", help="digits (default), another data set, or an .npz")
-    parser.add_argument("--limit", type=int, help="score the first images only; of an .npz, learn from the others")
-    parser.add_argument("--epsilon", type=float, default=plain.epsilon)
-    parser.add_argument("--sigma", type=float, default=plain.sigma)
-    parser.add_argument("--clever-samples", type=int, default=plain.clever_samples)
-    parser.add_argument("--refine", type=int, default=plain.refine, help="of CROWN: less is faster and looser")
+    parser.add_argument("--limit", type=count, help="score the first images only; of an .npz, learn from the others")
+    parser.add_argument("--epsilon", type=number, default=plain.epsilon)
+    parser.add_argument("--sigma", type=number, default=plain.sigma)
+    parser.add_argument("--clever-samples", type=count, default=plain.clever_samples)
+    parser.add_argument("--refine", type=count, default=plain.refine, help="of CROWN: less is faster and looser")
     parser.add_argument("--out", default="runs", help="folder of records (default: runs)")
     given = vars(parser.parse_args(arguments))
     torch.set_num_threads(1)  # processor seconds per image are then comparable
@@ -181,4 +183,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(outcome(main, name="score_runs"))

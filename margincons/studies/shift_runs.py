@@ -4,7 +4,7 @@
 calibrate on, and the first of them under every shift at every severity; a network whose record is there is left alone.
 """
 
-import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,8 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
+from margincons.cli_outcome import outcome
+from margincons.cli_values import Parser, count, seed
 from margincons.data import Images, load_images
 from margincons.data.shifts import SHIFTS, shift
 from margincons.devices import choose_device
@@ -120,13 +122,13 @@ def _measured(model: nn.Module, images: Images, name: str, severity: int, settin
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure some networks."""
-    parser = argparse.ArgumentParser(prog="margincons.studies.shift_runs", description=__doc__)
+    parser = Parser(prog="margincons.studies.shift_runs", description=__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="ids, or path/to/file.py:function")
     parser.add_argument("--data", default="digits", help="digits (default), another data set, or an .npz")
-    parser.add_argument("--judged", type=int, default=200, help="the first images, which are shifted (default: 200)")
+    parser.add_argument("--judged", type=count, default=200, help="the first images, which are shifted (default: 200)")
     parser.add_argument("--norm", default="Linf")
     parser.add_argument("--effort", default="fast")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--out", default="runs", help="folder of records (default: runs)")
     given = vars(parser.parse_args(arguments))
     data = given.pop("data")
@@ -136,4 +138,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(outcome(main, name="shift_runs"))

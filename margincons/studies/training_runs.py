@@ -4,7 +4,7 @@
 The weights are not kept: a row holds their checksum, and recipe, seed and epoch train them again.
 """
 
-import argparse
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +18,8 @@ from torch import nn
 
 from margincons.certificates import lower_bounds
 from margincons.classifier import Classifier
+from margincons.cli_outcome import outcome
+from margincons.cli_values import Parser, count
 from margincons.data import Images, load_images
 from margincons.detection import clean_accuracy, is_brittle, is_correct, robust_accuracy
 from margincons.margins import input_margins
@@ -236,10 +238,10 @@ def _complexity(model: nn.Module, images: Images) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a study from the command line."""
-    parser = argparse.ArgumentParser(prog="margincons.studies.training_runs", description=__doc__.splitlines()[0])
+    parser = Parser(prog="margincons.studies.training_runs", description=__doc__.splitlines()[0])
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("folder", type=Path, help="folder of records")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds of each recipe (default: 5)")
+    parser.add_argument("--seeds", type=count, default=5, help="seeds of each recipe (default: 5)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     table = run(options.study, options.folder, seeds=options.seeds)
@@ -247,4 +249,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(outcome(main, name="training_runs"))

@@ -7,7 +7,8 @@ from margincons.costs import work_per_pass
 from margincons.data import load_images
 from margincons.errors import UnknownNameError, UsageError
 from margincons.records import read_record
-from margincons.studies.cost_runs import RUNS, priced_and_measured
+from margincons.studies import cost_runs
+from margincons.studies.cost_runs import OURS, RUNS, priced_and_measured
 from margincons.zoo import load_model
 from margincons.zoo.robustbench import unloaded_robustbench
 
@@ -20,6 +21,25 @@ def test_a_run_is_priced_before_and_measured_after():
     work = work_per_pass(load_model("digits/mlp"), (1, 8, 8))
     assert table["gigaflop"][1] * 1e9 == pytest.approx(1203 * work.forward, rel=0.01)
     assert (table[["predicted", "measured"]] > 0).all().all()
+
+
+def test_a_stopped_command_goes_on_with_the_networks_that_are_missing(tmp_path, monkeypatch, capsys):
+    two = (("digits/mlp", 4, OURS[:1]), ("digits/trades", 3, OURS[:2]))
+    monkeypatch.setattr(cost_runs, "RUNS", two)
+    cost_runs.main([str(tmp_path)])
+    assert capsys.readouterr().out == f"{tmp_path}: 3 runs\n"
+    whole = read_record(tmp_path)
+    assert whole["index"].tolist() == [0, 1, 2]
+    assert whole["network"].tolist() == ["digits/mlp", "digits/trades", "digits/trades"]
+    assert whole["images"].tolist() == [4, 3, 3]
+    first, second = sorted(tmp_path.glob("shard-*.parquet"))
+    kept, seconds = first.stat().st_mtime_ns, whole["measured"][0]
+    second.unlink()
+    cost_runs.main([str(tmp_path)])
+    again = read_record(tmp_path)
+    assert first.stat().st_mtime_ns == kept
+    assert again["measured"][0] == seconds
+    assert again["index"].tolist() == [0, 1, 2]
 
 
 def test_the_record_holds_every_run_and_its_operations_are_counted_again():
