@@ -9,8 +9,8 @@ radius moves by Newton's rule, and delta takes a step of steepest descent (`desc
    reach the far side of the ball, and the first balls a little beyond the boundary, so that it is not caught by
    the first local minimum;
 2. settles: a second descent from the nearest crossing, shaken where the effort says so, with shorter steps;
-3. before and after that, on small images in l_inf and l_1, tries single pixels (`pixel_exchange`), where
-   the effort says so on the way to each rival that is left;
+3. before and after that, on small images, tries single pixels (`pixel_exchange`), where the effort says so on the
+   way to each rival that is left;
 4. follows the best ray back to the boundary, by forward passes only (`crossings`).
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from margincons.attacks.crossings import Crossings
 from margincons.attacks.descent import Descent, descend
-from margincons.attacks.pixel_exchange import FEW_PIXELS, ROUNDS, exchange_for_each_rival, exchange_pixels
+from margincons.attacks.pixel_exchange import FEW_PIXELS, exchange_for_each_rival, exchange_pixels
 from margincons.attacks.randomness import uniform
 from margincons.attacks.result import AttackResult, step_outwards
 from margincons.classifier import Classifier, Head
@@ -136,7 +136,7 @@ def search(
     if len(inputs) == 0:
         return inputs.clone()
     settings = EFFORTS[effort]
-    exchanging = settings.settle and norm in ROUNDS and inputs[0].numel() <= FEW_PIXELS
+    exchanging = settings.settle and inputs[0].numel() <= FEW_PIXELS
     if exchanging and settings.small is not None:
         settings = settings.small
     everyone = torch.arange(len(inputs), device=inputs.device)

@@ -5,7 +5,7 @@ often one or two pixels of a small image are at the wrong end, and their gradien
 
 In the l_1 ball few pixels move, and far: which ones is what a gradient at the image tells least. Its corners are single
 pixels that take the whole radius; a step towards the best of them is Frank and Wolfe's, whose choice of a corner is by
-gradient, and here by trying.
+gradient, and here by trying. In the l_2 ball, too, a network may be misled by few pixels where its gradient names many.
 """
 
 import torch
@@ -18,8 +18,9 @@ from margincons.threat import per_item, vector_norm
 FEW_PIXELS = 256  # beyond that a single pixel matters too little for a forward pass of its own
 TOGETHER = (1, 2, 3, 5, 8)  # how many of the best exchanges are tried at once
 SMALLEST_BATCH = 256
-TINY = 1e-12  # an image of another class from the start has radius 0
-ROUNDS = {"Linf": 1, "L1": 2}
+TINY = 1e-12  # against division by 0, where one pixel has it all
+SHARES = (1.0, 0.5)  # of the radius, in l_2 and l_1, that one pixel takes; the others are scaled to keep the norm
+ORDER = {"L2": 2, "L1": 1}
 WORTHWHILE = 0.3  # of the radius: pixels that the box keeps from moving this far are left alone
 
 
@@ -27,26 +28,33 @@ def exchange_pixels(nearest: Crossings) -> None:
     """Try single pixels, keep what lowers the gap at the same radius, and follow the ray back to the boundary.
 
     Args:
-        nearest: l_inf or l_1 crossings; those that are still infinite are left alone.
+        nearest: What a search has found; images whose radius is still infinite are left alone.
     """
-    for _ in range(ROUNDS[nearest.norm]):
-        if nearest.norm == "Linf":
-            _to_the_other_end(nearest)
-        else:
-            _all_on_one_pixel(nearest)
+    if nearest.norm == "Linf":
+        _to_the_other_end(nearest)
+        nearest.line_search()
+        return
+    for share in SHARES:
+        _onto_one_pixel(nearest, share)
         nearest.line_search()
 
 
-def _all_on_one_pixel(nearest: Crossings) -> None:
-    """Give one pixel as much of the radius as its range takes; what is left of the radius, the others keep."""
+def _onto_one_pixel(nearest: Crossings, share: float) -> None:
+    """Put a share of the radius, or what its range takes of it, onto one pixel; scale the others to the same norm."""
+    order, inputs = ORDER[nearest.norm], nearest.inputs.flatten(1)
     finite = nearest.radius.isfinite()
-    radius, delta, inputs = nearest.radius[:, None], nearest.delta.flatten(1), nearest.inputs.flatten(1)
-    images, pixels = delta.shape
-    everyone = torch.arange(images, device=delta.device)
+    radius = torch.where(finite, nearest.radius, 0)[:, None]
+    images, pixels = inputs.shape
+    everyone = torch.arange(images, device=inputs.device)
+    own = torch.eye(pixels, dtype=torch.bool, device=inputs.device)
     for direction, room in ((1, 1 - inputs), (-1, inputs)):
-        taken = torch.minimum(room, torch.where(finite[:, None], radius, 0))
-        kept = (1 - taken / radius.clamp_min(TINY))[:, :, None] * delta[:, None, :]
-        tried = (kept + torch.diag_embed(direction * taken)).clamp(-inputs[:, None], 1 - inputs[:, None])
+        delta = nearest.delta.flatten(1)
+        taken = torch.minimum(room, share * radius)
+        powers = delta.abs() ** order
+        others = (powers.sum(dim=1, keepdim=True) - powers).clamp_min(TINY)
+        scale = ((radius**order - taken**order).clamp_min(0) / others) ** (1 / order)
+        tried = torch.where(own, direction * taken[:, :, None], scale[:, :, None] * delta[:, None, :])
+        tried = tried.clamp(-inputs[:, None], 1 - inputs[:, None])
         gaps = _gaps(nearest, tried.flatten(0, 1), everyone.repeat_interleave(pixels)).view(images, pixels)
         lowest, pixel = gaps.min(dim=1)
         better = finite & (lowest < nearest.gap)
@@ -83,7 +91,7 @@ def exchange_for_each_rival(nearest: Crossings, pairs: Pairs) -> None:
     """Exchange pixels on the way to every rival that was kept: another than the nearest may come to lie nearer.
 
     Args:
-        nearest: l_inf or l_1 crossings; what is found goes in here.
+        nearest: What a search has found; what is found here goes in.
         pairs: Where a descent ended.
     """
     each = Crossings.none_yet(nearest.model, nearest.inputs[pairs.image], nearest.labels[pairs.image], nearest.norm)

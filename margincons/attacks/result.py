@@ -102,7 +102,7 @@ def in_two_batches(function: Callable[[Tensor], Tensor], candidates: Tensor) -> 
     first = function(candidates)
     if len(candidates) == 1:
         return first, function(candidates.repeat(3, 1, 1, 1))[:1]
-    other_size = min(len(candidates) - 1, len(candidates) // 2 + 1)  # reversed and cut: other neighbours, other sizes
+    other_size = max(1, len(candidates) // 2 - 1)  # reversed and cut elsewhere: other neighbours, another size
     return first, torch.cat([function(part) for part in candidates.flip(0).split(other_size)]).flip(0)
 
 

@@ -114,7 +114,7 @@ def test_exchanged_pixels_are_those_a_brute_force_would_move_to_the_other_end(si
     assert 0 < nearest.radius < 0.2
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L1"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 def test_an_image_of_another_class_from_the_start_stays_where_it_is(norm):
     inputs = torch.full((1, 1, 2, 2), 0.7)
     nearest = Crossings.none_yet(Halfspace(), inputs, torch.zeros(1, dtype=torch.long), norm)
@@ -125,12 +125,13 @@ def test_an_image_of_another_class_from_the_start_stays_where_it_is(norm):
     assert nearest.radius.item() == 0 and not nearest.delta.any()
 
 
-def test_in_l1_a_pixel_that_no_gradient_points_to_takes_the_whole_radius():
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+def test_a_pixel_that_no_gradient_points_to_takes_the_whole_radius(norm):
     """One pixel alone crosses at 0.1 + 0.4 / 5; the first, which the gradient at the image points to, at 0.4."""
     inputs = torch.full((2, 1, 2, 2), 0.5)
     along_the_first = torch.zeros_like(inputs)
     along_the_first[:, 0, 0, 0] = 0.42
-    nearest = crossings_of(Hidden(), inputs, along_the_first, norm="L1")
+    nearest = crossings_of(Hidden(), inputs, along_the_first, norm=norm)
     exchange_pixels(nearest)
     assert_close(nearest.radius, torch.full((2,), 0.18), rtol=1e-3, atol=0)
     assert_close(nearest.delta.flatten(1).abs(), torch.tensor([0, 0, 0, 0.18]).expand(2, 4), rtol=1e-3, atol=1e-6)
@@ -148,6 +149,18 @@ def test_in_l1_what_a_pixel_has_no_room_for_is_left_to_the_others():
     assert (nearest.points() >= 0).all() and nearest.delta.flatten()[0] < -0.05
 
 
+def test_in_l2_half_the_radius_on_one_pixel_leaves_the_others_what_keeps_the_norm():
+    """The lead of 0.5 falls with pixel 0 by 1, and by 2 with pixel 1: the nearest crossing is (0.1, 0.2)."""
+    network, inputs = nn.Sequential(nn.Flatten(), nn.Linear(2, 2)), torch.full((1, 1, 1, 2), 0.5)
+    network[1].weight.data = torch.tensor([[-1.0, -2.0], [0.0, 0.0]])
+    network[1].bias.data = torch.tensor([2.0, 0.0])
+    nearest = crossings_of(network, inputs, torch.tensor([0.0, 0.255]).view(1, 1, 1, 2), norm="L2")
+    exchange_pixels(nearest)
+    half = torch.tensor([1, 3**0.5])  # half of the radius on pixel 0, the rest on pixel 1
+    assert_close(nearest.delta.flatten(), 0.5 * half / (half @ torch.tensor([1.0, 2.0])), rtol=1e-3, atol=0)
+    assert_close(nearest.radius, vector_norm(nearest.delta, "L2"))
+
+
 def test_a_rival_that_seems_farther_is_found_nearer_once_its_own_pixels_are_exchanged():
     network, inputs = Detour(), torch.full((1, 1, 1, 3), 0.5)
     to_first, to_second = torch.full_like(inputs, 0.3), torch.tensor([0.32, 0.32, -0.32]).view(1, 1, 1, 3)
@@ -162,7 +175,7 @@ def test_a_rival_that_seems_farther_is_found_nearer_once_its_own_pixels_are_exch
     assert_close(nearest.gap, gap(network(nearest.points()), nearest.labels))
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L1"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 def test_an_exchange_never_lengthens_a_crossing_or_leaves_the_box_and_spares_what_never_crossed(norm):
     torch.manual_seed(1)
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
