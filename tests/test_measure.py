@@ -99,6 +99,17 @@ def test_a_folder_that_holds_another_measurement_is_refused_and_left_alone(tmp_p
     assert stamps(tmp_path) == before
 
 
+def test_a_last_batch_of_one_image_of_a_file_is_measured_as_any_other(tmp_path):
+    images = load_images("digits", n=5)
+    np.savez(tmp_path / "mine.npz", x=images.inputs.numpy(), y=images.labels.numpy())
+    out = [tmp_path / "mine", tmp_path / "digits"]
+    options = QUICK | {"batch_size": 2, "shard_size": 3}  # the last batch is of one image each time
+    for limit in (4, 5):
+        mine = measure("digits/mlp", str(tmp_path / "mine.npz"), out=out[0], limit=limit, **options)
+        theirs = measure("digits/mlp", "digits", out=out[1], limit=limit, **options)
+        assert_frame_equal(mine, theirs, check_exact=True)
+
+
 def test_another_network_does_not_continue_a_record(tmp_path):
     measure("digits/mlp", "digits", out=tmp_path, limit=5, **QUICK)
     with pytest.raises(RecordError, match="model='digits/standard', it has 'digits/mlp'"):

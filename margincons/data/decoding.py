@@ -25,15 +25,17 @@ class Decoded:
         """Count the images."""
         return self.count
 
-    def __getitem__(self, rows: slice | Tensor) -> Tensor:
-        """Decode some rows, and check that they are images.
+    def __getitem__(self, rows: slice | Tensor | int) -> Tensor:
+        """Decode some rows as a tensor would give them, one where ``rows`` is a number; check that they are images.
 
         Raises:
             PixelRangeError: If a pixel is NaN or leaves [0, 1].
         """
-        images = self.decode(np.arange(self.count)[rows])
+        rows = rows.numpy() if isinstance(rows, Tensor) else rows  # numpy takes a tensor (1,) for a number
+        places = np.arange(self.count)[rows]
+        images = self.decode(np.atleast_1d(places))
         check_images(images)
-        return images
+        return images if places.ndim else images[0]
 
     def head(self, n: int) -> "Decoded":
         """The first images only; nothing is decoded."""

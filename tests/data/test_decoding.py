@@ -43,7 +43,8 @@ def test_lazy_images_are_the_eager_ones(dataset, n):
     assert (len(lazy), lazy.name, lazy.decoding) == (len(eager), eager.name, eager.decoding)
     assert lazy.checksum() == eager.checksum()
     assert lazy.head(3).checksum() == eager.head(3).checksum() != eager.checksum()
-    for rows in (slice(0, 2), slice(None), torch.tensor([3, 0, 2])):
+    some = [slice(0, 2), slice(None), torch.tensor([3, 0, 2]), torch.arange(len(eager)) > 1, np.array([1])]
+    for rows in (*some, torch.tensor([2]), slice(1, 2), 0, -1, torch.tensor(1)):
         assert_close(lazy.inputs[rows], eager.inputs[rows], rtol=0, atol=0)
     assert_close(lazy.labels, eager.labels)
 
