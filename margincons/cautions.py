@@ -24,7 +24,10 @@ class Caution(UserWarning):
 class RandomisedWarning(Caution):
     """The same images give other logits in a second pass."""
 
-    advice = "fix the network's randomness, or each margin and each score is that of one draw"
+    advice = (
+        "fix the network's randomness: each score is that of one draw, and no bound counts where two draws disagree, "
+        "so that images seem robust that are not"
+    )
 
 
 class BatchDependentWarning(Caution):

@@ -8,7 +8,7 @@ from scipy.stats import beta, kstest
 from torch import nn
 from torch.testing import assert_close
 
-from margincons.attacks.pgd import pgd, random_start
+from margincons.attacks.pgd import ascent, pgd, random_start
 from margincons.attacks.result import rival_lead
 from margincons.attacks.steps import hinge_sum
 from margincons.errors import PixelRangeError, UsageError
@@ -158,3 +158,14 @@ def test_what_cannot_be_meant_is_refused(images):
         pgd(network, images, labels, epsilon=8)
     with pytest.raises(PixelRangeError, match="mean-normalised"):
         pgd(network, images - 1, labels, epsilon=0.1)
+
+
+def test_pgd_attacks_in_evaluation_mode_and_the_bare_loop_in_the_mode_it_finds(images):
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(images[0].numel()), nn.Linear(images[0].numel(), 3)).train()
+    labels, threat = network(images).argmax(dim=1), ThreatModel(norm="Linf", epsilon=0.1)
+    statistics = network[1].running_mean.clone()
+    pgd(network, images, labels, epsilon=0.1, steps=3)
+    assert_close(network[1].running_mean, statistics, rtol=0, atol=0)
+    assert network[1].training
+    list(ascent(network, images, labels, start=images, threat=threat, steps=3, step_size=0.1))
+    assert not torch.equal(network[1].running_mean, statistics)

@@ -203,7 +203,7 @@ class Noise(nn.Module):
     ("network", "kinds", "text"),
     [
         (Changed(nn.Dropout(0.5), stubborn=True), {RandomisedWarning, TrainingModeWarning}, "first before (Dropout)"),
-        (Changed(Noise()), {RandomisedWarning}, "or each margin and each score is that of one draw"),
+        (Changed(Noise()), {RandomisedWarning}, "each score is that of one draw"),
         (
             Changed(nn.BatchNorm2d(1, affine=False, track_running_stats=False)),
             {BatchDependentWarning},
