@@ -78,6 +78,12 @@ class Classifier:
         first = next(itertools.chain(self.model.parameters(), self.model.buffers()), None)
         return torch.device("cpu") if first is None else first.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the first real parameter or buffer; float32 for a network that has none."""
+        tensors = itertools.chain(self.model.parameters(), self.model.buffers())
+        return next((one.dtype for one in tensors if one.is_floating_point()), torch.float32)
+
     @torch.no_grad()
     def __call__(self, inputs: Tensor, *, batch_size: int = 256) -> Outputs:
         """Logits, and features where there is a head, of images (n, c, h, w) in [0, 1].

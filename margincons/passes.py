@@ -74,13 +74,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def in_eval_mode(attack: Callable) -> Callable:
-    """Run a function of a network in eval mode: a pass in training mode would change the network that is attacked."""
+def in_eval_mode(function: Callable) -> Callable:
+    """Run a function of a network in eval mode: a pass in training mode would change the network that it is about."""
 
-    @functools.wraps(attack)
+    @functools.wraps(function)
     def run(model: nn.Module, *arguments: object, **options: object) -> object:
         with evaluating(model):
-            return attack(model, *arguments, **options)
+            return function(model, *arguments, **options)
 
     return run
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from margincons.classifier import Head, Outputs
 from margincons.errors import ShapeError, UnknownNameError
+from margincons.passes import in_eval_mode
 from margincons.threat import dual_norm, vector_norm
 
 _ORDER = {"Linf": torch.inf, "L2": 2.0, "L1": 1.0}
@@ -113,6 +114,7 @@ def doctor(logits: Tensor) -> Tensor:
     return apart / chances.square().sum(dim=1)
 
 
+@in_eval_mode
 def first_order_margin(model: nn.Module, inputs: Tensor, *, norm: str, rivals: int = 9) -> Tensor:
     """Distance to the nearest linearised boundary: one backward pass per rival, no search.
 

@@ -10,11 +10,16 @@ from margincons.attacks.fab import fab_paper
 from margincons.attacks.fgsm import fgsm
 from margincons.attacks.minimum_norm import minimum_norm, search
 from margincons.attacks.pgd import pgd
+from margincons.costly_scores import clever, gradient_norm, smoothing_radius
 from margincons.data import Images
 from margincons.errors import UsageError
 from margincons.margins import input_margins
 from margincons.measure import measure_images
 from margincons.passes import CountPasses, check_batch_size, evaluating, verification
+from margincons.scores import first_order_margin
+from margincons.studies.local_complexity import local_complexity, relu_count
+from margincons.studies.scaling import linearised_margins
+from margincons.studies.transfer import transfer_rates
 
 
 def network():
@@ -83,6 +88,36 @@ def test_an_attack_leaves_a_network_in_training_mode_as_it_was(attack):
     attack(model, inputs, labels)
     assert all(module.training for module in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        partial(first_order_margin, norm="Linf"),
+        partial(gradient_norm, norm="L2"),
+        partial(clever, norm="L2", radius=0.5, batches=2, samples=2),
+        partial(smoothing_radius, sigma=0.25, samples=4),
+        partial(linearised_margins, norm="Linf"),
+        partial(local_complexity, radius=0.1, directions=2),
+        lambda model, inputs: torch.tensor(relu_count(model, inputs[:1])),
+        lambda model, inputs: torch.tensor(_rate(model, inputs)),
+    ],
+)
+def test_scores_are_those_of_eval_mode_and_leave_a_network_in_training_mode_as_it_was(function):
+    model, inputs = network(), torch.rand(6, 1, 2, 2)
+    model(3 * torch.rand(50, 1, 2, 2))  # statistics that are not those of the images
+    expected = function(model.eval(), inputs)
+    before = {name: value.clone() for name, value in model.train().state_dict().items()}
+    assert torch.equal(function(model, inputs), expected)
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def _rate(model, inputs):
+    moved = {"flipped": 1 - inputs}
+    with evaluating(model), torch.no_grad():
+        labels = model(inputs).argmax(dim=1)
+    return transfer_rates({"it": model}, moved, inputs, labels).loc["flipped", "it"].value
 
 
 def test_measuring_images_leaves_a_network_in_training_mode_as_it_was():

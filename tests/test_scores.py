@@ -182,11 +182,19 @@ def test_the_first_order_margin_of_a_linear_network_is_its_distance_to_the_neare
         assert found.item() == pytest.approx(min(distances)), row
 
 
+class Mapped(nn.Module):
+    """A function as a network."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
 def test_the_first_order_margin_ignores_the_scale_of_the_logits_and_leaves_no_gradient_behind():
     model, inputs = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 4)), torch.rand(6, 3, 2, 2)
     plain = first_order_margin(model, inputs, norm="Linf")
-    assert_close(first_order_margin(lambda x: 50 * model(x), inputs, norm="Linf"), plain)
+    assert_close(first_order_margin(Mapped(lambda x: 50 * model(x)), inputs, norm="Linf"), plain)
     assert (first_order_margin(model, inputs, norm="Linf", rivals=1) >= plain).all()  # fewer rivals, no nearer
     assert all(parameter.grad is None for parameter in model.parameters())
-    flat = first_order_margin(lambda x: x.flatten(1)[:, :3] * 0 + torch.arange(3), inputs, norm="L2")
-    assert torch.isinf(flat).all()
+    flat = Mapped(lambda x: x.flatten(1)[:, :3] * 0 + torch.arange(3))
+    assert torch.isinf(first_order_margin(flat, inputs, norm="L2")).all()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from margincons.attacks.randomness import gaussian, uniform
 from margincons.costly_scores.reverse_weibull import at_limit, endpoint
 from margincons.errors import UsageError
+from margincons.passes import in_eval_mode
 from margincons.threat import check_norm, dual_norm, per_item, vector_norm
 
 
@@ -67,6 +68,7 @@ def clever(
     return clever_fits(model, inputs, norm=norm, radius=radius, **options).distance
 
 
+@in_eval_mode
 def clever_fits(
     model: nn.Module,
     inputs: Tensor,

@@ -4,9 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from margincons.passes import in_eval_mode
 from margincons.threat import dual_norm, vector_norm
 
 
+@in_eval_mode
 def gradient_norm(model: nn.Module, inputs: Tensor, *, norm: str) -> Tensor:
     """Dual norm of the input gradient of the cross-entropy at the predicted class: what a small step can add to it.
 

@@ -6,8 +6,10 @@ from torch import Tensor, nn
 
 from margincons.attacks.randomness import gaussian
 from margincons.errors import UsageError
+from margincons.passes import in_eval_mode
 
 
+@in_eval_mode
 @torch.no_grad()
 def smoothing_radius(
     model: nn.Module,

@@ -145,6 +145,7 @@ class Detector:
     def __call__(self, images: Tensor, *, batch_size: int = 256) -> Tensor:
         """Flag images (n, c, h, w), bool (n,); or one image (c, h, w), one bool.
 
+        Images come in any number format: they are passed in the network's own.
         An image whose score is NaN is flagged: nothing vouches for its decision.
 
         Raises:
@@ -217,7 +218,7 @@ class Detector:
         check_batch_size(batch_size)
         batch = images[None] if isinstance(images, Tensor) and images.dim() == 3 else images
         if isinstance(batch, Tensor) and batch.is_floating_point():
-            batch = batch.float()
+            batch = batch.to(self._dtype)
         check_images(batch)
         if tuple(batch.shape[1:]) != self.image_shape:
             expected = f"(n, {', '.join(map(str, self.image_shape))}), as in the calibration"
@@ -226,6 +227,11 @@ class Detector:
             return _pass(self.classifier, self.scorer, batch, batch_size)
         with evaluating(self.classifier.model):
             return _pass(self.classifier, self.scorer, batch, batch_size)
+
+    @cached_property
+    def _dtype(self) -> torch.dtype:
+        """Number format of the network, looked up once."""
+        return self.classifier.dtype
 
     @cached_property
     def _modules(self) -> list[nn.Module]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from margincons.errors import UnsupportedLayerError, UsageError
+from margincons.passes import in_eval_mode
 
 
 def random_frame(dimension: int, directions: int, *, seed: int = 0) -> Tensor:
@@ -22,6 +23,7 @@ def random_frame(dimension: int, directions: int, *, seed: int = 0) -> Tensor:
     return (orthogonal * triangle.diagonal().sign()).T
 
 
+@in_eval_mode
 @torch.no_grad()
 def local_complexity(
     model: nn.Module, inputs: Tensor, *, radius: float, directions: int = 16, seed: int = 0, batch_size: int = 64
@@ -65,6 +67,7 @@ def local_complexity(
     return torch.cat(counts)
 
 
+@in_eval_mode
 @torch.no_grad()
 def relu_count(model: nn.Module, image: Tensor) -> int:
     """How many ReLUs a network runs on one image (1, c, h, w): the largest count there can be."""

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from margincons.consistency import column, consistency
-from margincons.detection import brittle_share, detection
+from margincons.detection import brittle_share, detection, is_brittle
 from margincons.errors import DegenerateError
 from margincons.statistics.intervals import Estimate, estimate
 
@@ -18,7 +18,7 @@ def per_class(
 
     Args:
         table: A record, one row per image.
-        epsilon: Brittle means margin <= epsilon, on the [0, 1] pixel scale.
+        epsilon: Brittle means margin <= epsilon, up to the rounding of fp32 images, on the [0, 1] pixel scale.
         margin: The column that holds the input margin, or a bound on it.
         least: Images that a class needs to be listed.
         replicates: Bootstrap samples of each interval.
@@ -32,6 +32,7 @@ def per_class(
 
     Raises:
         MissingColumnError: If the table lacks a column.
+        DegenerateError: If a margin is NaN.
     """
     options = {"margin": margin, "replicates": replicates, "seed": seed}
     try:
@@ -50,7 +51,7 @@ def per_class(
             row |= {"threshold": own.threshold95, "flagged": own.fpr95}
         except DegenerateError:  # too few images, or no brittle one, or no robust one
             pass
-        brittle = column(images, margin) <= epsilon
+        brittle = is_brittle(images, epsilon, margin)
         below = column(images, "logit_margin") <= one_for_all
         row["found at the global"] = _share(below[brittle], one_for_all)
         row["flagged at the global"] = _share(below[~brittle], one_for_all)

@@ -12,6 +12,7 @@ from margincons.attacks.boundary_step import descend_in_ball, falling_rate
 from margincons.consistency import column
 from margincons.detection import is_correct
 from margincons.errors import DegenerateError, UsageError
+from margincons.passes import in_eval_mode
 from margincons.scores import gaps_and_gradients
 from margincons.statistics.intervals import Estimate
 from margincons.threat import check_images, check_norm, per_item, vector_norm
@@ -64,6 +65,7 @@ def tail_exponent(margins: np.ndarray, *, k: int, level: float = 0.95) -> Estima
     )
 
 
+@in_eval_mode
 def linearised_margins(model: nn.Module, inputs: Tensor, *, norm: str, rivals: int = 9) -> Tensor:
     """Distance inside the pixel box to the nearest boundary of the network's linearisation at the image itself.
 

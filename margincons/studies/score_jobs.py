@@ -69,6 +69,8 @@ class Job:
 
 
 def _free(name: str, job: Job) -> Tensor:
+    if SCORES[name].needs_head and job.classifier.head is None:
+        raise NoHeadError(job.classifier.no_head_reason)
     return SCORES[name].compute(job.outputs(), job.classifier.head, job.settings.norm)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from margincons.errors import DegenerateError
+from margincons.passes import evaluating
 from margincons.statistics.intervals import estimate
 
 
@@ -35,11 +36,10 @@ def transfer_rates(
     """
     columns = {}
     for target, model in models.items():
-        right = model(inputs).argmax(dim=1) == labels
+        with evaluating(model):
+            right = model(inputs).argmax(dim=1) == labels
+            wrong = {source: model(moved).argmax(dim=1) != labels for source, moved in candidates.items()}
         if not right.any():
             raise DegenerateError("A transfer rate", f"{target} classifies no image correctly")
-        columns[target] = {
-            source: estimate("accuracy", (model(moved).argmax(dim=1) != labels)[right].cpu().numpy())
-            for source, moved in candidates.items()
-        }
+        columns[target] = {source: estimate("accuracy", one[right].cpu().numpy()) for source, one in wrong.items()}
     return pd.DataFrame(columns).rename_axis("made for")

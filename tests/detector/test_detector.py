@@ -34,7 +34,7 @@ from margincons.errors import (
 from margincons.labelled_margins import labelled_margins
 from margincons.pseudo_margin import fit_pseudo_margin
 from margincons.records import read_record
-from margincons.scores import SCORES, all_scores, robustness_sign
+from margincons.scores import SCORES, all_scores, logit_margin, robustness_sign
 from margincons.zoo import state_sha256
 
 EPSILON = 0.1
@@ -179,6 +179,20 @@ def test_passes_are_made_in_eval_mode_and_every_module_keeps_its_own(training, t
         logits = network.eval()(images)
     for found in scores:
         assert torch.allclose(found, (logits[:, 0] - logits[:, 1]).abs(), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_network_in_another_number_format_is_given_images_in_its_own(dtype, tmp_path):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).to(dtype).requires_grad_(False)
+    images = torch.rand(60, 1, 4, 4).to(dtype)
+    made = Detector.calibrate(network, images, margins=torch.linspace(0, 1, 60), epsilon=0.5)
+    made.save(tmp_path / "d.safetensors")
+    for detector in (made, Detector.load(tmp_path / "d.safetensors", network)):
+        expected = logit_margin(network(images))
+        assert detector.scores(images).dtype == dtype
+        assert torch.equal(detector.scores(images), expected)
+        assert torch.allclose(detector.scores(images.float()), expected, atol=1e-6)
+        assert torch.equal(detector(images[0]), detector(images)[0])
 
 
 class Changed(Halfspace):

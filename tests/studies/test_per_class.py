@@ -83,6 +83,14 @@ def test_only_the_images_among_which_the_share_is_taken_count(table):
     assert np.isnan(same_in_all_classes(table, event, ~among))
 
 
+def test_a_margin_that_is_epsilon_up_to_rounding_is_brittle_in_every_column(table):
+    spent = table.assign(upper=np.where(table.index % 2, 0.3 + 2e-8, 0.9))  # half are found with all of epsilon
+    found = per_class(spent, epsilon=0.3, replicates=20)
+    for _, row in found.iterrows():
+        assert row["share brittle"].value == 0.5
+        assert row["found at the global"].n == row["flagged at the global"].n == row["images"] / 2
+
+
 def test_a_missing_column_is_named(table):
     with pytest.raises(MissingColumnError, match="Expected a column 'lower'"):
         per_class(table, epsilon=0.3, margin="lower")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from margincons.certificates import lower_bounds
@@ -85,6 +86,14 @@ def test_a_network_that_cannot_be_bounded_lacks_the_certificates_and_nothing_els
     known = learn_from(model, load_images("digits", split="train", n=30), FEW)
     table, costs = score_images(model, images, known, FEW)
     assert set(SCORED) - set(table.columns) == set(SCORED) - set(costs) == set(CERTIFIED)
+
+
+def test_a_network_without_a_head_lacks_what_reads_features_or_the_head_and_nothing_else():
+    model = nn.Sequential(load_model("digits/mlp"), nn.Softplus())  # its logits are no linear layer's
+    known = learn_from(model, load_images("digits", split="train", n=30), FEW)
+    table, costs = score_images(model, load_images("digits", n=6), known, FEW)
+    missing = {"feature_margin", "neighbour_distance", *CERTIFIED}
+    assert set(SCORED) - set(table.columns) == set(SCORED) - set(costs) == missing
 
 
 def test_nothing_is_learned_from_images_that_scores_are_judged_on():
