@@ -425,7 +425,7 @@ BAD = [
     (detect("good.safetensors", "--data", "bytes.npz"), PixelRangeError, "; divide by 255."),
     (detect("good.safetensors", "--data", "payload.npz"), FileFormatError, "got Python objects in x.npy: a pickle."),
     (calibrate("--effort", "huge"), UnknownNameError, "Unknown effort of minimum_norm 'huge'"),
-    (calibrate("--attack", "pgd"), UsageError, "The attack 'pgd' needs epsilon; got epsilon=None."),
+    (calibrate("--attack", "pgd"), UsageError, "got 'pgd', which says only who is brittle at one epsilon;"),
     (calibrate(*RECORDED), TooFewImagesError, "Expected at least 9 brittle calibration images to promise a rate of"),
     (calibrate(*RECORDED, "--score", "margin"), UnknownNameError, "Unknown score 'margin'; the nearest are: "),
     (calibrate(*RECORDED, "--miss-rate", "10"), UsageError, "Expected a rate between 0 and 1, such as 0.1, got 10."),

@@ -14,6 +14,7 @@ from margincons.detector.scorer import make_scorer
 from margincons.devices import choose_device
 from margincons.errors import RecordError, UsageError
 from margincons.labelled_margins import check_disjoint, check_record, check_split, labelled_margins
+from margincons.margins import FIXED_BUDGET, MINIMUM_NORM
 from margincons.measure import measure, record_folder
 from margincons.pseudo_margin import PseudoMargin, fit_pseudo_margin
 from margincons.records import read_record
@@ -64,14 +65,15 @@ def calibrate_detector(
         effort: "fast", "standard", "fine" or "exhaustive", likewise.
         records: Folder to measure into, resumably, likewise.
         split: Split of the data set: never "train".
-        limit: Only the first images.
+        limit: Only the first images; of a record, the rows that are of these.
         seed: Fixes the attack's random starts, and the fit.
         device: "auto", "cpu" or "cuda".
         download: Whether checkpoints and CIFAR may be downloaded.
 
     Raises:
         UsageError: If the images are those that the network was trained on, or a record to fit to is missing, or
-            given to a score that is not learned; or if the network is randomised, so that no file could know it.
+            given to a score that is not learned; if margins would have to be measured by an attack with a budget; or if
+            the network is randomised, so that no file could know it.
         RecordError: If a record is of another network, of other images, in another norm than ``norm`` or the one to
             calibrate on, or of an attack whose budget is not epsilon.
         LeakageError: If the record to fit to is one of test images.
@@ -87,6 +89,11 @@ def calibrate_detector(
         told = "is learned: name a record of training images" if train is None else "is not learned: it takes no record"
         raise UsageError(f"The score {score!r} {told} (train, --train) to fit it to.")
     table = None if record is None else read_record(record)
+    if table is None and attack in FIXED_BUDGET:
+        raise UsageError(
+            f"Expected an attack that finds margins to calibrate on ({', '.join(MINIMUM_NORM)}), got {attack!r}, which "
+            f"says only who is brittle at one epsilon; measure with it at {epsilon:.4g} and give the record (--record)."
+        )
     norm = _norm(table, norm)
     ThreatModel(norm=norm, epsilon=epsilon)
     for rate in (miss_rate, false_alarm_rate):
@@ -97,7 +104,7 @@ def calibrate_detector(
     classifier = Classifier(model, images.inputs[:2])
     check_repeatable(classifier.model, tuple(images.inputs[:1].shape[1:]))
     if table is not None:
-        table = table.head(len(images))
+        table = table[table["index"] < len(images)]
         check_record(table, model, load_images(data, split=split, download=download))
         _check_budget(table, epsilon)
     if train is not None:

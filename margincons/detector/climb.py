@@ -23,14 +23,18 @@ PER_TARGET = 11  # gradients that must be there for each target looked at
 def plan(gradients: int, targets: int) -> list[tuple[int, int]]:
     """Share gradients out: targets still in the race and steps for each of them, climb after climb.
 
+    A look that the gradients do not pay for is left out; what is left goes to the most promising target.
+
     Source: Karnin, Koren and Somekh, 2013, "Almost optimal exploration in multi-armed bandits", ICML, for dropping the
     worse arms round after round; here an arm is a target class and a pull is a gradient.
     """
     shares, left = [], gradients
     if targets > 1:
         for kept in (targets, min(FEW, targets)):
-            shares.append((kept, max(1, round(LOOK * gradients / kept))))
-            left -= kept * shares[-1][1]
+            steps = max(1, round(LOOK * gradients / kept))
+            if kept * steps <= left:
+                shares.append((kept, steps))
+                left -= kept * steps
     lengths = [left // CLIMBS + (number < left % CLIMBS) for number in range(CLIMBS)]
     return shares + [(1, steps) for steps in lengths if steps]
 
@@ -108,13 +112,13 @@ def _climb(
 ) -> _Pairs:
     """Signed steps along an average of gradients, from long to short."""
     points, average = start.clamp(*box), torch.zeros_like(start)
-    first, last = (epsilon * length for length in LENGTHS)
+    first, last = LENGTHS
     for step in range(steps):
         leads, scores, gradient = _look(scored, points, pairs.target)
         pairs = pairs.improved(points, leads, scores)
         size = gradient.abs().sum(dim=(1, 2, 3)).clamp_min(torch.finfo(gradient.dtype).tiny)
         average = MOMENTUM * average + gradient / per_item(size, gradient)
-        length = first * (last / first) ** (step / max(1, steps - 1))
+        length = epsilon * first * (last / first) ** (step / max(1, steps - 1))
         points = (points + length * average.sign()).clamp(*box)
     logits, scores = scored(points)
     leads, scores, _ = _of_target(logits.detach(), scores.detach(), pairs.target)

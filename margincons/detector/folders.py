@@ -121,5 +121,6 @@ def contact_sheet(table: pd.DataFrame, images: NamedImages) -> Figure:
 
 
 def _short(name: str, length: int = 22) -> str:
-    """The end of a long name, which tells files of one folder apart."""
-    return name if len(name) <= length else f"...{name[3 - length :]}"
+    """The end of a long name, which tells files of one folder apart; dollars in it are dollars, not a formula's."""
+    end = name if len(name) <= length else f"...{name[3 - length :]}"
+    return end.replace("$", r"\$")

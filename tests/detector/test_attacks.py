@@ -160,6 +160,22 @@ def test_a_plan_spends_no_more_than_there_is(gradients, targets):
     assert all(steps > 0 for _, steps in shares)
 
 
+@given(st.integers(1, 300), st.integers(1, 20))
+def test_a_plan_for_more_targets_than_gradients_pay_for_spends_all_of_them_and_no_more(gradients, targets):
+    shares = plan(gradients, targets)
+    assert sum(kept * steps for kept, steps in shares) == gradients
+    assert all(steps > 0 for _, steps in shares)
+
+
+@pytest.mark.parametrize("goal", [evade, overestimate, wrong_class_pgd])
+def test_in_a_ball_of_no_radius_nothing_moves(images, goal):
+    network = linear(4)
+    found = goal(network, images, epsilon=0.0, gradients=30)
+    assert torch.equal(found.images, images)
+    assert torch.equal(found.predicted, network(images).argmax(dim=1))
+    assert found.success.all() == (goal is overestimate)  # which keeps the class
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000))
 def test_the_wrong_class_margin_is_the_best_lead_of_any_other_class(seed):

@@ -11,6 +11,7 @@ from margincons.detector.calibration import calibrate_detector
 from margincons.errors import LeakageError, RecordError, SharedImagesError, UsageError
 from margincons.labelled_margins import labelled_margins
 from margincons.pseudo_margin import fit_pseudo_margin
+from margincons.records import write_shard
 
 RECORD = "digits/trades/Linf/minimum_norm"
 
@@ -22,6 +23,19 @@ def test_a_record_and_its_columns_calibrate_alike():
     by_hand = Detector.calibrate(load_model("digits/trades"), images, margins=margins, epsilon=0.1)
     assert found.thresholds == by_hand.thresholds
     assert found.thresholds.n_brittle + found.thresholds.n_robust == 400
+
+
+def test_of_a_record_that_lacks_a_shard_the_first_images_are_those_it_has_of_them(tmp_path):
+    table = read_record(RECORD)
+    settings, made = (table.attrs[name] for name in ("settings", "made"))
+    for place in (0, 1, 3):  # shard 2 is missing
+        rows = table.iloc[50 * place : 50 * (place + 1)]
+        write_shard(tmp_path / "runs" / f"shard-{place:05d}.parquet", rows, settings, made)
+    found = calibrate_detector("digits/trades", "digits", epsilon=0.1, record=f"{tmp_path}/runs", limit=160)
+    kept = table[table["index"].isin([*range(100), *range(150, 160)])]
+    images = load_images("digits").inputs[torch.tensor(kept["index"].tolist())]
+    by_hand = Detector.calibrate(load_model("digits/trades"), images, margins=kept["upper"].to_numpy(), epsilon=0.1)
+    assert found.thresholds == by_hand.thresholds
 
 
 def test_without_a_record_margins_are_measured_into_one_and_taken_from_it_again(tmp_path):

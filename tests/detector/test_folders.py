@@ -81,6 +81,14 @@ def test_results_are_a_table_and_a_picture(detector, photographs, tmp_path):
     assert sorted(path.name for path in csv.parent.iterdir()) == ["detected.csv", "most_brittle.png"]
 
 
+def test_a_name_that_would_be_a_broken_formula_is_a_name(detector, photographs, tmp_path):
+    (photographs / "01.png").rename(photographs / "c^_$x^^$.png")
+    images = open_images(str(photographs), detector)
+    _, sheet = write_results(tmp_path / "out", detect(detector, images), images)
+    with Image.open(sheet) as picture:
+        assert picture.size[0] > 800
+
+
 @pytest.mark.parametrize("n", [1, 2, 6])
 def test_few_images_make_a_sheet_too(detector, n):
     images = open_images("digits", detector, limit=n)
