@@ -133,8 +133,8 @@ def _sound(model: nn.Module, inputs: Tensor, logits: Tensor) -> list[Caution]:
 
 
 def _check_classes(images: Images, classes: int) -> None:
-    dataset = images.name.split("/")[0]
-    if CLASSES.get(dataset, classes) != classes:
+    dataset, built_in, _ = images.name.partition("/")  # a file or folder of one's own has no split in its name
+    if built_in and CLASSES.get(dataset, classes) != classes:
         raise ClassesError(dataset, CLASSES[dataset], classes)
     low, high = images.labels.min().item(), images.labels.max().item()
     if low < 0 or high >= classes:
@@ -196,18 +196,20 @@ def _climbable(model: nn.Module, inputs: Tensor, logits: Tensor, loss: str) -> l
     inputs, predicted = inputs.clone().requires_grad_(), logits.argmax(dim=1)
     try:
         outputs = model(inputs)
+        if loss == "cross-entropy":
+            climbed, gap = nn.functional.cross_entropy(outputs, predicted, reduction="none"), torch.zeros(len(inputs))
+        else:
+            first, second = outputs.topk(2, dim=1).values.unbind(dim=1)
+            climbed, gap = second - first, (first - second).detach()
+        total = climbed.sum()
+        gradient = torch.autograd.grad(total, inputs, allow_unused=True)[0] if total.requires_grad else None
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # torch's own: of tensors that are changed in place, or taken to numpy
-        raise NoGradientError(" ".join(str(error).split())[:200].rstrip(".")) from error
-    if not outputs.requires_grad:
+        said = " ".join(str(error).split()).partition(" Hint:")[0]
+        raise NoGradientError(said[:200].rstrip(".")) from error
+    if gradient is None:  # where weights want gradients the logits may have some, and the images none
         raise NoGradientError("they do not depend on them")
-    if loss == "cross-entropy":
-        climbed, gap = nn.functional.cross_entropy(outputs, predicted, reduction="none"), torch.zeros(len(inputs))
-    else:
-        first, second = outputs.topk(2, dim=1).values.unbind(dim=1)
-        climbed, gap = second - first, (first - second).detach()
-    (gradient,) = torch.autograd.grad(climbed.sum(), inputs, materialize_grads=True)
     slope = gradient.flatten(1).abs().sum(dim=1)
     lost = int((~slope.isfinite() | (slope == 0) | (gap.to(slope) > FAR * slope)).sum())
     if not lost:

@@ -98,7 +98,7 @@ class Classifier:
         logits, features = [], []
         for part in inputs.split(batch_size):
             with self._watch_head() as seen:
-                logits.append(self._checked_logits(part.to(self.device)))
+                logits.append(check_logits(self.model(part.to(self.device)), len(part)))
             if self.head is not None:
                 features.append(_pooled(seen[self._head_call]))
         return Outputs(logits=torch.cat(logits), features=torch.cat(features) if features else None)
@@ -124,22 +124,6 @@ class Classifier:
             raise NoHeadError(self.no_head_reason)
         return features
 
-    def _checked_logits(self, inputs: Tensor) -> Tensor:
-        logits = self.model(inputs)
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(inputs):
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ShapeError("the network's output", "logits (n, k)", got)
-        broken = (~logits.isfinite()).any(dim=1)
-        if broken.any():
-            raise NonFiniteLogitsError(int(broken.sum()), len(logits))
-        return logits
-
-    def _takes(self, inputs: Tensor) -> bool:
-        with suppress(Exception):  # a user's network may raise anything
-            self._checked_logits(inputs.clone())
-            return True
-        return False
-
     @contextmanager
     def _watch_head(self) -> Iterator[list[Tensor]]:
         seen: list[Tensor] = []
@@ -159,19 +143,7 @@ class Classifier:
             _on_call(module, lambda *call: calls.append(call)) for module in self.model.modules() if _has_matrix(module)
         ]
         try:
-            given = example.clone()
-            logits = self._checked_logits(given)
-            if not torch.equal(given, example):
-                raise InPlaceError
-        except RuntimeError as error:  # torch's own, of shapes that do not fit; ours are no RuntimeErrors
-            reason = f"{tuple(example.shape)}: {' '.join(str(error).split())[:200]}"
-            if example.shape[1] == 3 and self._takes(example[:, :1]):
-                reason += "; it takes one channel: a folder's pictures are read in three, store grey ones in an .npz"
-            raise ShapeError("the images", "what the network takes", reason) from error
-        except Exception as error:  # a user's network may raise anything; it is named, never swallowed
-            if isinstance(error, MarginError):
-                raise
-            raise ForwardError(tuple(example.shape), error) from error
+            logits = first_logits(self.model, example)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -183,13 +155,70 @@ class Classifier:
                 self._head_call = -sum(later is module for later, _ in calls[number:])
                 return
         if not calls:
-            self.no_head_reason = f"no layer that was used has one row of weights for each of {logits.shape[1]} classes"
+            hidden = any(isinstance(module, torch.jit.ScriptModule) for module in self.model.modules())
+            lacking = f"no layer that was used has one row of weights for each of {logits.shape[1]} classes"
+            self.no_head_reason = "TorchScript does not show what passes through its layers" if hidden else lacking
             return
         module, inputs = calls[-1]
         name = next(name for name, candidate in self.model.named_modules() if candidate is module)
         error = _error(_head_of(module), inputs, logits)
         by = f" by {100 * error:.2g}% of the largest" if error < torch.inf else ""
         self.no_head_reason = f"what its last linear layer {name!r} gives differs from the logits{by}"
+
+
+def check_logits(logits: Tensor, n: int) -> Tensor:
+    """Return what a network gave for n images, where it is finite logits (n, k) of two classes or more.
+
+    Raises:
+        ShapeError: If it is something else.
+        NonFiniteLogitsError: If a logit is NaN or infinite.
+    """
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != n:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ShapeError("the network's output", "logits (n, k)", got)
+    if logits.shape[1] < 2:
+        got = f"{tuple(logits.shape)}; where one logit decides by its sign, give the other class the logit 0"
+        raise ShapeError("the network's output", "logits (n, k) of two classes or more", got)
+    broken = (~logits.isfinite()).any(dim=1)
+    if broken.any():
+        raise NonFiniteLogitsError(int(broken.sum()), len(logits))
+    return logits
+
+
+@torch.no_grad()
+def first_logits(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Logits (n, k) of images (n, c, h, w): a first pass, in which whatever fails is named.
+
+    Raises:
+        ShapeError: If the network cannot take such images, or does not return logits (n, k).
+        InPlaceError: If it writes into its images.
+        ForwardError: If its own code fails in another way.
+        NonFiniteLogitsError: If a logit is NaN or infinite.
+    """
+    given = inputs.clone()
+    try:
+        logits = check_logits(model(given), len(inputs))
+    except RuntimeError as error:  # torch's own, of shapes that do not fit; ours are no RuntimeErrors
+        reason = f"{tuple(inputs.shape)}: {' '.join(str(error).split())[:200]}{_likely_misfit(model, inputs)}"
+        raise ShapeError("the images", "what the network takes", reason) from error
+    except Exception as error:  # a user's network may raise anything; it is named, never swallowed
+        if isinstance(error, MarginError):
+            raise
+        raise ForwardError(tuple(inputs.shape), error) from error
+    if not torch.equal(given, inputs):
+        raise InPlaceError
+    return logits
+
+
+def _likely_misfit(model: nn.Module, inputs: Tensor) -> str:
+    weights = next((value.dtype for value in model.parameters() if value.is_floating_point()), inputs.dtype)
+    if weights != inputs.dtype:
+        return f"; the images are {inputs.dtype}, its weights {weights}: convert one of them"
+    with suppress(Exception):  # a user's network may raise anything
+        if inputs.shape[1] == 3:
+            check_logits(model(inputs[:, :1].clone()), len(inputs))
+            return "; it takes one channel: a folder's pictures are read in three, store grey ones in an .npz"
+    return ""
 
 
 def _on_call(module: nn.Module, note: Callable[[nn.Module, Tensor], None]) -> RemovableHandle:
@@ -205,6 +234,8 @@ def _on_call(module: nn.Module, note: Callable[[nn.Module, Tensor], None]) -> Re
 
 
 def _has_matrix(module: nn.Module) -> bool:
+    if isinstance(module, torch.jit.ScriptModule):  # refuses hooks, or never calls them
+        return False
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor):
         return False

@@ -13,6 +13,7 @@ from margincons.attacks.fgsm import fgsm
 from margincons.attacks.minimum_norm import minimum_norm
 from margincons.attacks.pgd import pgd
 from margincons.attacks.result import AttackResult
+from margincons.classifier import first_logits
 from margincons.errors import UnknownNameError
 from margincons.passes import CountPasses, evaluating
 from margincons.threat import check_images, check_labels, check_norm
@@ -70,7 +71,7 @@ def input_margins(
     attack: str = "minimum_norm",
     effort: str = "standard",
     seed: int = 0,
-    against: tuple[str, ...] = (),
+    against: str | tuple[str, ...] = (),
     indices: Tensor | None = None,
     predicted: Tensor | None = None,
 ) -> MarginBounds:
@@ -83,18 +84,23 @@ def input_margins(
         attack: A key of `MINIMUM_NORM`.
         effort: "fast", "standard", "fine" or "exhaustive".
         seed: Together with an image's index, fixes every random start.
-        against: Further attacks; the least bound over all is kept, with the name of its attack.
+        against: Further attacks, or the name of one; the least bound over all is kept, with the name of its attack.
         indices: Each image's place in its data set, (n,); its place in the batch unless given.
         predicted: Predicted classes, (n,), where they are known: saves a forward pass.
 
     Raises:
         PixelRangeError: If a pixel leaves [0, 1].
-        ShapeError: If the images are no batch, or there is not one predicted class or index per image.
+        ShapeError: If the images are no batch or not what the network takes, it does not return logits of two classes
+            or more, or there is not one predicted class or index per image.
+        NonFiniteLogitsError: If a logit of an image is NaN or infinite.
+        InPlaceError: If the network writes into its images.
+        ForwardError: If its own code fails in another way.
         LabelRangeError: If `minimum_norm` is given a predicted class that the network does not have.
         UnknownNameError: If a norm, attack or effort does not exist.
         UsageError: If the model is no network.
     """
     check_norm(norm)
+    against = (against,) if isinstance(against, str) else against
     for name in (attack, *against):
         if name not in MINIMUM_NORM:
             hint = " (a fixed budget gives no margin)" if name in FIXED_BUDGET else ""
@@ -162,8 +168,7 @@ def _run(
     fixed = _options_of(name, method, effort)
     with evaluating(model):
         if predicted is None:
-            with torch.no_grad():
-                predicted = model(inputs).argmax(dim=1)
+            predicted = first_logits(model, inputs).argmax(dim=1)
         taken = inspect.signature(method.run).parameters  # FAB in the paper's setting, say, has no use for indices
         options = {key: value for key, value in options.items() if key in taken}
         counted = CountPasses(model)

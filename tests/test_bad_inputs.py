@@ -95,6 +95,10 @@ def failing(): return Through(raising)
 def constant(): return Through(lambda network, inputs: torch.eye(10)[torch.zeros(len(inputs), dtype=torch.long)])
 def no_grad(): return Through(frozen)
 def detached(): return Through(lambda network, inputs: network(inputs).detach())
+def detaching(): return Through(lambda network, inputs: network(inputs.detach()))
+def past_numpy(): return Through(lambda network, inputs: network(torch.from_numpy(2 * inputs.detach().numpy())))
+def overwritten(): return Through(lambda network, inputs: network(inputs).exp().add_(1))
+def one_logit(): return sound(1)
 def through_numpy(): return Through(lambda network, inputs: network(torch.from_numpy(inputs.numpy())))
 def in_place(): return Through(lambda network, inputs: network(inputs.sub_(0.5)))
 def smooth(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.GELU(), nn.Linear(16, 10))
@@ -356,7 +360,11 @@ BAD = [
     (on("hundred"), ClassesError, "Expected a network with 10 logits for digits, got 100;"),
     (on("large"), ShapeError, "what the network takes, got (2, 1, 8, 8): "),
     (on("colour"), ShapeError, "to have 3 channels, but got 1 channels instead"),
-    (on("double"), ShapeError, "mat1 and mat2 must have the same dtype, but got Float and Double."),
+    (
+        on("double"),
+        ShapeError,
+        "mat1 and mat2 must have the same dtype, but got Float and Double; the images are torch.float32, its ",
+    ),
     (on("spatial"), ShapeError, "Expected the network's output to be logits (n, k), got (2, 10, 8, 8)."),
     (on("text"), ShapeError, "Expected the network's output to be logits (n, k), got str."),
     (on("pair"), ShapeError, "Expected the network's output to be logits (n, k), got tuple."),
@@ -367,6 +375,11 @@ BAD = [
     (on("constant"), NoGradientError, "differentiated with respect to the images, but they do not depend on them;"),
     (on("no_grad"), NoGradientError, "does the network detach them, leave torch for numpy, run under no_grad"),
     (on("detached"), NoGradientError, "but they do not depend on them;"),
+    (on("detaching"), NoGradientError, "but they do not depend on them;"),
+    (on("detaching", "--dry-run"), NoGradientError, "but they do not depend on them;"),
+    (on("past_numpy"), NoGradientError, "but they do not depend on them;"),
+    (on("overwritten"), NoGradientError, "has been modified by an inplace operation: "),
+    (on("one_logit"), ShapeError, "got (2, 1); where one logit decides by its sign, give the other class the logit 0."),
     (on("through_numpy"), NoGradientError, "but Can't call numpy() on Tensor that requires grad."),
     (on("in_place"), InPlaceError, "its forward pass changed them in place; clone them first"),
     (on("smooth", "--certificate", "crown"), UnsupportedLayerError, "GELU"),

@@ -233,11 +233,14 @@ def test_what_makes_a_measurement_pointless_is_refused(model, images, error, tex
             "but they do not depend on them; does the network detach them",
         ),
         (lambda: Changed(before=lambda inputs: torch.from_numpy(inputs.numpy())), "Can't call numpy() on Tensor that"),
+        (lambda: Changed(before=lambda inputs: inputs.detach()), "but they do not depend on them;"),
+        (lambda: Changed(lambda logits: logits.exp().add_(1)), "modified by an inplace operation"),
     ],
 )
 def test_a_network_that_cannot_be_differentiated_is_refused_before_an_attack_fails_on_it(model, reason):
-    with pytest.raises(NoGradientError) as caught:
-        checked(model())
+    for loss in ("logit gap", "cross-entropy"):
+        with pytest.raises(NoGradientError) as caught:
+            checked(model(), loss=loss)
     assert reason in str(caught.value)
 
 
@@ -260,6 +263,14 @@ def test_images_of_another_shape_are_refused():
 def test_images_of_ones_own_may_have_fewer_classes_than_the_network():
     mine = replace(IMAGES, name="mine", labels=IMAGES.labels.clamp(max=8))
     assert checked(load_model("digits/mlp"), mine) == []
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar100", "imagenet"])
+def test_a_file_of_ones_own_may_be_called_as_a_known_data_set(name):
+    model = nn.Sequential(load_model("digits/mlp"), nn.Linear(10, 50))
+    assert all(isinstance(one, ChanceAccuracyWarning) for one in checked(model, replace(IMAGES, name=name)))
+    with pytest.raises(ClassesError, match=f"logits for {name}, got 50"):
+        checked(model, replace(IMAGES, name=f"{name}/test"))
 
 
 def test_few_images_say_nothing_of_accuracy():

@@ -210,6 +210,16 @@ def test_without_a_head_features_are_refused_with_the_reason_and_logits_still_wo
     assert reason in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("compiled", [torch.jit.script, lambda network: torch.jit.trace(network, images(2))])
+def test_a_torchscript_network_has_no_head_that_can_be_watched_and_its_logits_still_work(compiled):
+    network = compiled(plain().eval())
+    classifier, inputs = Classifier(network, images(2)), images()
+    assert_close(classifier.logits(inputs), network(inputs))
+    with pytest.raises(NoHeadError, match="TorchScript does not show what passes through its layers; features are un"):
+        classifier.features(inputs)
+
+
 def test_no_hook_stays_behind_and_a_batch_changes_nothing():
     network = plain()
     classifier, inputs = Classifier(network, images(2)), images(6)

@@ -9,7 +9,15 @@ from torch.testing import assert_close
 
 from margincons.attacks.result import WITNESS_FRACTION, AttackResult
 from margincons.data import load_images
-from margincons.errors import LabelRangeError, PixelRangeError, ShapeError, UnknownNameError, UsageError
+from margincons.errors import (
+    ForwardError,
+    LabelRangeError,
+    NonFiniteLogitsError,
+    PixelRangeError,
+    ShapeError,
+    UnknownNameError,
+    UsageError,
+)
 from margincons.margins import EFFORTS, FIXED_BUDGET, MINIMUM_NORM, Method, attack_within, input_margins
 from margincons.passes import CountPasses, verification
 from margincons.threat import NORMS, dual_norm, vector_norm
@@ -282,6 +290,49 @@ def test_classes_and_indices_that_do_not_fit_the_images_are_refused(linear, near
     with pytest.raises(error) as caught:
         input_margins(linear, near_grey, effort="exhaustive", **options)
     assert text in str(caught.value)
+
+
+class Broken(nn.Module):
+    """A sound network whose logits something is done to."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.network, self.after = Linear(), after
+
+    def forward(self, images):
+        return self.after(self.network(images))
+
+
+@pytest.mark.parametrize(
+    ("after", "error", "text"),
+    [
+        (lambda logits: logits.index_fill(0, torch.tensor([3]), torch.nan), NonFiniteLogitsError, "on 1 of 8 images"),
+        (lambda logits: logits[:, :1], ShapeError, "logits (n, k) of two classes or more, got (8, 1); where one logit"),
+        (lambda logits: (logits, logits), ShapeError, "to be logits (n, k), got tuple."),
+        (lambda logits: {}["logits"], ForwardError, "its forward pass failed: KeyError: 'logits'."),
+    ],
+)
+def test_what_a_measurement_refuses_of_a_network_is_refused_without_one(near_grey, after, error, text):
+    for call, options in ((input_margins, {}), (attack_within, {"epsilon": 0.1, "attack": "pgd"})):
+        with pytest.raises(error) as caught:
+            call(Broken(after), near_grey, **options)
+        assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("known", [{}, {"predicted": torch.zeros(8, dtype=torch.long)}])
+def test_images_of_another_precision_than_the_weights_are_refused_and_of_the_same_measured(linear, near_grey, known):
+    with pytest.raises(ShapeError, match=r"the images are torch.float64, its weights torch.float32: convert one"):
+        input_margins(linear, near_grey.double(), **known)
+    bounds = input_margins(Linear().double().eval(), near_grey.double())
+    assert_close(bounds.upper, Linear().double().margins(near_grey.double(), "Linf"), rtol=5e-3, atol=1e-5)
+
+
+def test_one_further_attack_may_be_named_without_a_tuple(linear, near_grey):
+    bounds = [input_margins(linear, near_grey[:2], against=names) for names in ("fab_paper", ("fab_paper",))]
+    assert_close(bounds[0].upper, bounds[1].upper, rtol=0, atol=0)
+    assert bounds[0].attack == bounds[1].attack
+    with pytest.raises(UnknownNameError, match="'fab_paperr'; the nearest are: fab_paper"):
+        input_margins(linear, near_grey, against="fab_paperr")
 
 
 def test_a_network_is_not_its_name(near_grey):

@@ -24,7 +24,7 @@ from margincons.attacks.descent import Descent, descend
 from margincons.attacks.pixel_exchange import FEW_PIXELS, exchange_for_each_rival, exchange_pixels
 from margincons.attacks.randomness import uniform
 from margincons.attacks.result import AttackResult, step_outwards
-from margincons.classifier import Classifier, Head
+from margincons.classifier import Classifier, Head, check_logits
 from margincons.errors import UnknownNameError
 from margincons.passes import in_eval_mode
 from margincons.threat import check_images, check_labels, check_norm, project
@@ -105,9 +105,10 @@ def minimum_norm(
 
     Raises:
         PixelRangeError: If an image leaves [0, 1].
-        ShapeError: If there is not one label and one index per image, as whole numbers.
+        ShapeError: If there is not one label and one index per image, as whole numbers, or the network does not take
+            the images, or return logits of two classes or more.
         LabelRangeError: If a label is no class of the network.
-        NonFiniteLogitsError: If the network gives NaN or infinity on the first image.
+        NonFiniteLogitsError: If the network gives NaN or infinity on an image.
         UnknownNameError: If the norm or the effort does not exist.
     """
     candidates = search(model, inputs, labels, norm=norm, effort=effort, seed=seed, indices=indices, bf16=bf16)
@@ -142,7 +143,8 @@ def search(
     everyone = torch.arange(len(inputs), device=inputs.device)
     indices = everyone if indices is None else indices
     check_labels(indices, len(inputs), what="indices")
-    image, rival, prior = _nearest_rivals(model(inputs), labels, Classifier(model, inputs[:1]).head, settings)
+    head = Classifier(model, inputs[:1]).head  # names what is wrong with the network, so before any other pass
+    image, rival, prior = _nearest_rivals(check_logits(model(inputs), len(inputs)), labels, head, settings)
     nearest = Crossings.none_yet(model, inputs, labels, norm)
     explore, at_image = _for_norm(settings.explore, norm), torch.zeros_like(inputs)
     pairs = descend(nearest, (image, rival), at_image, explore, prior=prior, bf16=bf16)

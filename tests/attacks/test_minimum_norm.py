@@ -17,7 +17,7 @@ from margincons.attacks.crossings import Crossings
 from margincons.attacks.descent import Descent
 from margincons.attacks.minimum_norm import EFFORTS, minimum_norm, search
 from margincons.data import load_images
-from margincons.errors import PixelRangeError, UnknownNameError
+from margincons.errors import PixelRangeError, ShapeError, UnknownNameError
 from margincons.passes import CountPasses
 from margincons.threat import NORMS, dual_norm, vector_norm
 
@@ -330,12 +330,12 @@ def test_a_search_in_bfloat16_is_still_verified_and_nearly_as_tight(network, dig
     assert low.upper.mean() < 1.05 * full.upper.mean()
 
 
-def test_an_empty_batch_and_a_single_class_are_no_special_case():
+def test_an_empty_batch_is_no_special_case_and_a_single_class_has_no_margin():
     network = Affine(3, 4, seed=0)
     nothing = torch.zeros(0, 1, 2, 2)
     assert len(minimum_norm(network, nothing, torch.zeros(0, dtype=torch.long)).upper) == 0
-    alone = minimum_norm(Affine(1, 4, seed=0), torch.rand(2, 1, 2, 2), torch.zeros(2, dtype=torch.long))
-    assert alone.upper.isinf().all()
+    with pytest.raises(ShapeError, match=r"two classes or more, got .*; where one logit decides by its sign"):
+        minimum_norm(Affine(1, 4, seed=0), torch.rand(2, 1, 2, 2), torch.zeros(2, dtype=torch.long))
 
 
 def test_unknown_efforts_and_images_on_another_scale_are_refused(network, digits):
