@@ -232,7 +232,7 @@ class TooFewImagesError(MarginError):
         least = math.ceil(1000 / (got + 1)) / 1000
         offer = f", or a rate of {least:g} or more." if got else "; or is epsilon in another unit than the margins?"
         super().__init__(
-            f"Expected at least {needed} {what} calibration images to promise a rate of {rate:g}, got {got}; "
+            f"Expected at least {needed} {what} images to promise a rate of {rate:g}, got {got}; "
             f"with fewer only a threshold that lets none of them pass would do: take more images{offer}"
         )
 

@@ -63,7 +63,10 @@ def isometry(table: pd.DataFrame, *, margin: str = "upper", replicates: int = 10
 
 
 def stretch(table: pd.DataFrame, *, margin: str = "upper") -> np.ndarray:
-    """Feature distance per unit of input distance along the attack, (n,); NaN where either is missing or 0."""
+    """Feature distance per unit of input distance along the attack, (n,).
+
+    NaN where either is missing, or the input distance is 0; 0 where the features did not move.
+    """
     inputs, features = column(table, margin), column(table, "feature_distance")
     known = np.isfinite(inputs) & (inputs > 0)
     return np.divide(features, inputs, out=np.full_like(inputs, np.nan), where=known)

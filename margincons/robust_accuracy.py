@@ -117,7 +117,7 @@ def prediction_powered(
         level: Share of the intervals that should hold the share over all images.
 
     Raises:
-        UsageError: If there are fewer than 4 rows, or one comes twice.
+        UsageError: If there are fewer than 4 rows, one comes twice, or the table has no such row.
         MissingColumnError: If the table lacks a column.
     """
     rows = _places(table, rows, least=4)
@@ -202,6 +202,8 @@ def _places(table: pd.DataFrame, rows: Sequence[int], *, least: int) -> np.ndarr
     rows = np.asarray(rows)
     if len(rows) < least or len(np.unique(rows)) < len(rows):
         raise UsageError(f"Expected {least} or more different rows, got {len(rows)}, {len(np.unique(rows))} different.")
+    if rows.min() < 0 or rows.max() >= len(table):  # -1 would be the last row, and come twice unseen
+        raise UsageError(f"Expected rows from 0 to {len(table) - 1}, got {rows.min()} to {rows.max()}.")
     return rows
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from margincons.classifier import Head, Outputs
-from margincons.errors import ShapeError, UnknownNameError
+from margincons.errors import ShapeError, UnknownNameError, UsageError
 from margincons.passes import in_eval_mode
 from margincons.threat import dual_norm, vector_norm
 
@@ -32,10 +32,14 @@ def logit_margin(logits: Tensor) -> Tensor:
     Raises:
         ShapeError: If there are fewer than two classes.
     """
-    if logits.dim() != 2 or logits.shape[1] < 2:
-        raise ShapeError("logits", "(n, k) with k >= 2", tuple(logits.shape))
+    _check_classes(logits)
     top, predicted = logits.max(dim=1)
     return top - logits.scatter(1, predicted[:, None], -torch.inf).amax(dim=1)  # half the time of topk
+
+
+def _check_classes(logits: Tensor) -> None:
+    if logits.dim() != 2 or logits.shape[1] < 2:
+        raise ShapeError("logits", "(n, k) with k >= 2", tuple(logits.shape))
 
 
 def feature_margin(logits: Tensor, head: Head, *, norm: str) -> Tensor:
@@ -132,6 +136,10 @@ def first_order_margin(model: nn.Module, inputs: Tensor, *, norm: str, rivals: i
 
     Returns:
         One distance per image, (n,); infinite where no gap has a gradient.
+
+    Raises:
+        UsageError: If there is no rival to try.
+        ShapeError: If there are fewer than two classes.
     """
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_()
@@ -163,7 +171,14 @@ def gaps_and_gradients(logits: Tensor, inputs: Tensor, *, rivals: int) -> Iterat
         logits: What a network gave (n, k), with the graph of the pass.
         inputs: The images (n, c, h, w) it was given, which require a gradient.
         rivals: How many rivals, by falling logit; all where there are fewer.
+
+    Raises:
+        UsageError: If that is none.
+        ShapeError: If there are fewer than two classes.
     """
+    if rivals < 1:
+        raise UsageError(f"Expected one rival or more, got {rivals}.")
+    _check_classes(logits)
     top = logits.topk(min(rivals + 1, logits.shape[1]), dim=1).values
     for rival in range(1, top.shape[1]):
         gap = top[:, 0] - top[:, rival]

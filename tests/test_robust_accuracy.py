@@ -139,6 +139,8 @@ def test_a_study_measures_errors_against_the_whole_table():
             "Expected 4 or more different rows, got 3",
         ),
         (lambda t: prediction_powered(t, [0, 1, 2, 2], epsilon=0.1), UsageError, "got 4, 3 different"),
+        (lambda t: prediction_powered(t, [9, 2, 3, -1], epsilon=0.1), UsageError, "rows from 0 to 9, got -1 to 9"),
+        (lambda t: share_of_few(t, [0, 10], epsilon=0.1), UsageError, "rows from 0 to 9, got 0 to 10"),
         (lambda t: thresholded(t, [0], epsilon=0.1, rule="fewest"), UnknownNameError, "Unknown rule for a threshold"),
         (lambda t: thresholded(t.drop(columns="upper"), [0], epsilon=0.1), MissingColumnError, "Expected a column"),
     ],

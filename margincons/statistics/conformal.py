@@ -14,7 +14,7 @@ import pandas as pd
 from margincons.errors import DegenerateError, TooFewImagesError, UsageError
 
 
-def conformal_threshold(values: np.ndarray, rate: float, *, what: str = "calibration") -> float:
+def conformal_threshold(values: np.ndarray, rate: float, *, what: str = "") -> float:
     """The value that a new, exchangeable one falls short of with probability at most ``rate``.
 
     Source: Vovk, Gammerman and Shafer, 2005, Algorithmic Learning in a Random World; split form, per class.
@@ -22,7 +22,7 @@ def conformal_threshold(values: np.ndarray, rate: float, *, what: str = "calibra
     Args:
         values: Calibration values (m,); infinite ones are values like any other.
         rate: Promised probability of falling short, 0 < rate < 1.
-        what: Which images they are, for messages.
+        what: Which of the calibration images they are, for messages: "brittle".
 
     Returns:
         The k-th smallest value, k = floor(rate (m + 1)).
@@ -32,12 +32,12 @@ def conformal_threshold(values: np.ndarray, rate: float, *, what: str = "calibra
         DegenerateError: If a value is NaN.
         TooFewImagesError: If m < 1 / rate - 1: then only a threshold that flags every image could promise it.
     """
-    values = np.asarray(values)
+    values, kind = np.asarray(values), f"{what} calibration".lstrip()
     if missing := int(np.isnan(values).sum()):
-        raise DegenerateError("A threshold", f"{missing} of {len(values)} {what} scores are NaN")
+        raise DegenerateError("A threshold", f"{missing} of {len(values)} {kind} scores are NaN")
     rank = conformal_rank(len(values), rate)
     if rank == 0:
-        raise TooFewImagesError(what, len(values), images_needed(rate), rate)
+        raise TooFewImagesError(kind, len(values), images_needed(rate), rate)
     return float(np.partition(values, rank - 1)[rank - 1])
 
 

@@ -40,10 +40,11 @@ def success_rate(table: pd.DataFrame, *, epsilon: float, margin: str = "upper") 
 
 
 def robustness_margin(table: pd.DataFrame, *, accuracy: float, margin: str = "upper", level: float = 0.95) -> Estimate:
-    """Largest radius at which at least the wanted accuracy still holds; 0 where the clean accuracy is already below it.
+    """Radius below which the wanted accuracy holds, and from which on it does not; 0 where it does not hold clean.
 
     The accuracy curve falls at the margins of the correctly classified images, so this is one of them: the one that
-    ``accuracy`` of all images reach. Its interval is that of an order statistic, whatever the distribution.
+    ``accuracy`` of all images reach. At that radius itself its image is lost, so it is a supremum that is not attained.
+    Its interval is that of an order statistic, whatever the distribution.
 
     Args:
         table: A record of a minimum-norm attack, one row per image.

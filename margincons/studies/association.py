@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from margincons.consistency import column
-from margincons.errors import DegenerateError
+from margincons.errors import DegenerateError, MissingColumnError
 from margincons.statistics.intervals import Estimate, over_seeds
 
 
@@ -95,6 +95,8 @@ def _grid(table: pd.DataFrame, name: str, group: str) -> np.ndarray:
     """One property as (recipes, seeds)."""
     for needed in ("seed", name):
         column(table, needed)
+    if group not in table:
+        raise MissingColumnError(group, table.columns)
     grid = table.pivot_table(index=group, columns="seed", values=name, sort=False, dropna=False).to_numpy(dtype=float)
     if len(grid) < 3 or np.isnan(grid).any():
         raise DegenerateError(

@@ -69,8 +69,8 @@ def tail_exponent(margins: np.ndarray, *, k: int, level: float = 0.95) -> Estima
 def linearised_margins(model: nn.Module, inputs: Tensor, *, norm: str, rivals: int = 9) -> Tensor:
     """Distance inside the pixel box to the nearest boundary of the network's linearisation at the image itself.
 
-    As `margincons.first_order_margin`, but a pixel at 0 cannot fall and one at 1 cannot rise: of a linear network these
-    are the exact margins. One backward pass per rival, no search.
+    As `margincons.scores.first_order_margin`, but a pixel at 0 cannot fall and one at 1 cannot rise: of a linear
+    network these are the exact margins. One backward pass per rival, no search.
 
     Args:
         model: Maps images (n, c, h, w) in [0, 1] to logits (n, k).
@@ -84,6 +84,8 @@ def linearised_margins(model: nn.Module, inputs: Tensor, *, norm: str, rivals: i
     Raises:
         PixelRangeError: If a pixel leaves [0, 1].
         UnknownNameError: If the norm does not exist.
+        UsageError: If there is no rival to try.
+        ShapeError: If there are fewer than two classes.
     """
     check_norm(norm)
     check_images(inputs)

@@ -4,6 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, one_hot, softmax
 
+from margincons.errors import ShapeError
+from margincons.passes import evaluating
+from margincons.threat import check_labels
+
 
 def fit(
     model: nn.Module,
@@ -17,6 +21,8 @@ def fit(
 ) -> nn.Module:
     """Train a network in place by cross-entropy on softmax(logits / temperature); return it in evaluation mode.
 
+    All its parameters are trained, those that an earlier fit has frozen too, and frozen when that is done.
+
     Args:
         model: Maps inputs (n, ...) to logits (n, k).
         inputs: What to learn from, (n, ...).
@@ -25,8 +31,14 @@ def fit(
         epochs: Passes over the inputs, in batches of 64.
         max_lr: Peak of Adam's one-cycle schedule.
         seed: Fixes the order of the inputs, and dropout where there is any.
+
+    Raises:
+        ShapeError: If the targets are neither one class per input nor one probability per input and logit.
+        LabelRangeError: If a class has no logit.
     """
     with torch.random.fork_rng(devices=[]):
+        probabilities = _probabilities(model, inputs, targets)
+        model.requires_grad_(True)
         torch.manual_seed(seed)
         optimizer = torch.optim.Adam(model.parameters(), weight_decay=1e-4, fused=True)
         batches = -(-len(inputs) // 64)
@@ -34,16 +46,24 @@ def fit(
         model.train()
         for _ in range(epochs):
             for rows in torch.randperm(len(inputs)).split(64):
-                chosen = targets[rows]
-                probabilities = one_hot(chosen, int(targets.max()) + 1) if targets.dim() == 1 else chosen
-                loss = -(probabilities * log_softmax(model(inputs[rows]) / temperature, dim=1)).sum(dim=1).mean()
+                loss = -(probabilities[rows] * log_softmax(model(inputs[rows]) / temperature, dim=1)).sum(dim=1).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model.eval()
+    return model.eval().requires_grad_(False)
+
+
+def _probabilities(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Targets as probabilities of the classes that the network has logits for, (n, k)."""
+    with evaluating(model), torch.no_grad():
+        classes = model(inputs[:1]).shape[1]
+    if targets.dim() == 1:
+        check_labels(targets, len(inputs), classes=classes)
+        return one_hot(targets, classes)
+    if targets.shape != (len(inputs), classes):
+        raise ShapeError("targets", f"classes or probabilities ({len(inputs)}, {classes})", tuple(targets.shape))
+    return targets
 
 
 def distil(

@@ -116,3 +116,5 @@ def test_what_has_no_association_is_refused():
         association(table.assign(y=1.0), "x", "y")
     with pytest.raises(MissingColumnError, match="Expected a column 'z'"):
         association(table, "x", "z")
+    with pytest.raises(MissingColumnError, match="Expected a column 'group'"):
+        association(table, "x", "y", group="group")

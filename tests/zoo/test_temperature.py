@@ -4,6 +4,7 @@ from torch import nn
 from torch.nn.functional import one_hot, softmax
 from torch.testing import assert_close
 
+from margincons.errors import LabelRangeError, ShapeError
 from margincons.zoo.temperature import distil, fit
 
 PROBABILITIES = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5]])
@@ -34,6 +35,29 @@ def test_classes_are_taught_as_certain_probabilities():
     inputs = torch.rand(4, 3, generator=torch.Generator().manual_seed(1))
     networks = [fit(linear(), inputs, targets, epochs=5) for targets in (labels, one_hot(labels).float())]
     assert_close(networks[0].weight, networks[1].weight)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1, 0], [0, 0, 0, 0]])
+def test_a_class_without_an_example_is_taught_to_be_none(labels):
+    inputs, labels = torch.rand(4, 3, generator=torch.Generator().manual_seed(1)), torch.tensor(labels)
+    networks = [fit(linear(), inputs, targets, epochs=5) for targets in (labels, one_hot(labels, 3).float())]
+    assert_close(networks[0].weight, networks[1].weight)
+
+
+def test_a_second_fit_trains_on_and_leaves_the_parameters_frozen_again():
+    network = fit(linear(), torch.eye(3), PROBABILITIES, epochs=5)
+    before = network.weight.clone()
+    assert not network.weight.requires_grad
+    fit(network, torch.eye(3), PROBABILITIES, epochs=5)
+    assert not torch.equal(network.weight, before)
+    assert not network.weight.requires_grad
+
+
+def test_targets_that_are_not_the_networks_are_refused():
+    with pytest.raises(LabelRangeError):
+        fit(linear(), torch.eye(3), torch.tensor([0, 1, 3]))
+    with pytest.raises(ShapeError, match=r"Expected targets to be classes or probabilities \(3, 3\), got \(3, 1\)"):
+        fit(linear(), torch.eye(3), torch.ones(3, 1))
 
 
 def test_the_seed_fixes_the_training_and_the_callers_draws_are_left_alone():
