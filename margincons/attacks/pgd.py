@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from margincons.attacks.randomness import gaussian, uniform
+from margincons.attacks.randomness import gaussian, laplace, uniform
 from margincons.attacks.result import AttackResult, rival_lead
 from margincons.attacks.steps import Loss, input_gradient, steepest_step
 from margincons.errors import UsageError
@@ -121,8 +121,7 @@ def random_start(inputs: Tensor, threat: ThreatModel, *, seed: int, indices: Ten
         if threat.norm == "L2":
             direction = gaussian(shape, restart=restart, **key)
         else:
-            centred = 2 * uniform(shape, restart=restart, **key) - 1
-            direction = -centred.sign() * torch.log1p(-centred.abs())  # Laplace: uniform over the L1 sphere
+            direction = laplace(shape, restart=restart, **key)
         radius = uniform((1,), restart=-1 - restart, **key)[:, 0] ** (1 / inputs[0].numel())
         offset = direction * per_item(radius / vector_norm(direction, threat.norm), inputs)
     return (inputs + threat.epsilon * offset.to(inputs.dtype)).clamp(0, 1)

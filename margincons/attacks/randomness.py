@@ -41,6 +41,13 @@ def gaussian(shape: tuple[int, ...], *, seed: int, indices: Tensor, restart: int
     return torch.special.ndtri(draws + 2.0**-25).float()  # midpoints: the quantiles at 0 and 1 are infinite
 
 
+def laplace(shape: tuple[int, ...], *, seed: int, indices: Tensor, restart: int, device: torch.device | str) -> Tensor:
+    """Draw from the standard Laplace distribution, as `gaussian` does; over its l_1 norm, uniform on the sphere."""
+    draws = uniform(shape, seed=seed, indices=indices, restart=restart, device=device).double()
+    centred = 2 * (draws + 2.0**-25) - 1
+    return (-centred.sign() * torch.log1p(-centred.abs())).float()
+
+
 def _mix(state: Tensor) -> Tensor:
     state = state + _signed(_GOLDEN)
     state = (state ^ _shift(state, 30)) * _signed(_FIRST)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from margincons.attacks.randomness import gaussian, uniform
+from margincons.attacks.randomness import gaussian, laplace, uniform
 from margincons.costly_scores.reverse_weibull import at_limit, endpoint
 from margincons.errors import UsageError
 from margincons.passes import in_eval_mode
@@ -121,7 +121,7 @@ def gap_slopes(model: nn.Module, inputs: Tensor, classes: Tensor, *, norm: str) 
 def random_step(inputs: Tensor, *, radius: float, norm: str, seed: int, indices: Tensor, draw: int) -> Tensor:
     """Uniform draws from the ball, (n, c, h, w), one stream per (seed, index, draw).
 
-    A direction from the sphere times the d-th root of a uniform length; for L1, of exponentials with random signs.
+    A direction from the sphere times the d-th root of a uniform length; for L1, of Laplace draws.
     """
     options = {"seed": seed, "indices": indices, "device": inputs.device}
     shape = tuple(inputs.shape[1:])
@@ -130,7 +130,6 @@ def random_step(inputs: Tensor, *, radius: float, norm: str, seed: int, indices:
     if norm == "L2":
         direction = gaussian(shape, restart=2 * draw, **options)
     else:
-        signed = 2 * uniform(shape, restart=2 * draw, **options) - 1
-        direction = -signed.sign() * torch.log1p(-signed.abs())
+        direction = laplace(shape, restart=2 * draw, **options)
     length = uniform((1,), restart=2 * draw + 1, **options)[:, 0] ** (1 / inputs[0].numel())
     return (direction * per_item(radius * length / vector_norm(direction, norm), direction)).to(inputs)

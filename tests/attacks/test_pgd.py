@@ -9,6 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from margincons.attacks.pgd import ascent, pgd, random_start
+from margincons.attacks.randomness import uniform
 from margincons.attacks.result import rival_lead
 from margincons.attacks.steps import hinge_sum
 from margincons.errors import PixelRangeError, UsageError
@@ -117,6 +118,13 @@ def test_the_seed_and_the_restart_move_the_random_start(images):
     threat, indices = ThreatModel(norm="Linf", epsilon=0.1), torch.arange(60)
     starts = [random_start(images, threat, seed=s, indices=indices, restart=r) for s, r in [(0, 0), (0, 1), (1, 0)]]
     assert all((a != b).all(dim=(1, 2, 3)).any() for a in starts for b in starts if a is not b)
+
+
+def test_a_start_in_l1_is_a_point_even_where_a_uniform_draw_is_exactly_zero():
+    indices, image = torch.tensor([1747]), torch.full((1, 3, 32, 32), 0.5)
+    assert (uniform((3, 32, 32), seed=0, indices=indices, restart=0, device="cpu") == 0).any()
+    start = random_start(image, ThreatModel(norm="L1", epsilon=12.0), seed=0, indices=indices, restart=0)
+    assert 11 < vector_norm(start - image, "L1").item() <= 12.001
 
 
 @pytest.mark.parametrize("norm", NORMS)

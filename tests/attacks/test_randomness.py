@@ -2,11 +2,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.stats import kstest, norm
 from torch.testing import assert_close
 
 from margincons.attacks import randomness
-from margincons.attacks.randomness import gaussian, uniform
+from margincons.attacks.randomness import gaussian, laplace, uniform
 
 WORDS = 2**64
 
@@ -22,7 +23,7 @@ def splitmix(state):
     return state ^ (state >> 31)
 
 
-@pytest.mark.parametrize("source", [uniform, gaussian])
+@pytest.mark.parametrize("source", [uniform, gaussian, laplace])
 def test_a_draw_does_not_depend_on_the_place_in_the_batch(source):
     together = draw([3, 1, 4, 15, 9], source=source)
     for place, index in enumerate([3, 1, 4, 15, 9]):
@@ -53,16 +54,18 @@ def test_uniform_draws_are_uniform_on_the_half_open_unit_interval():
     assert kstest(draws[:, 0].numpy(), "uniform").pvalue > 0.01  # across images as well as within them
 
 
-def test_gaussian_draws_are_standard_normal_and_finite():
-    draws = draw(range(200), shape=(500,), source=gaussian)
+@pytest.mark.parametrize(("source", "name"), [(gaussian, "norm"), (laplace, "laplace")])
+def test_draws_have_the_standard_distribution_of_their_name_and_are_finite(source, name):
+    draws = draw(range(200), shape=(500,), source=source)
     assert draws.isfinite().all()
-    assert kstest(draws.flatten().numpy(), "norm").pvalue > 0.01
+    assert kstest(draws.flatten().numpy(), name).pvalue > 0.01
 
 
 @pytest.mark.parametrize("extreme", [0.0, 1 - 2.0**-24])
-def test_the_extreme_uniform_draws_give_finite_gaussian_ones(extreme, monkeypatch):
+@pytest.mark.parametrize(("source", "quantile"), [(gaussian, norm.ppf), (laplace, stats.laplace.ppf)])
+def test_the_extreme_uniform_draws_give_finite_others(source, quantile, extreme, monkeypatch):
     monkeypatch.setattr(randomness, "uniform", lambda shape, **key: torch.full((1, *shape), extreme))
-    assert draw([0], source=gaussian).abs().max().item() == pytest.approx(-norm.ppf(2.0**-25), abs=1e-5)
+    assert draw([0], source=source).abs().max().item() == pytest.approx(-quantile(2.0**-25), abs=1e-5)
 
 
 def test_neighbouring_images_and_restarts_are_uncorrelated():
