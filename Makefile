@@ -52,7 +52,7 @@ $(STAMP):
 		{ echo "Missing: Python 3.11 or later; $(PYTHON) is $$("$(PYTHON)" --version). Name another: make PYTHON=python3.12" >&2; exit 1; }
 	@command -v uv > /dev/null || "$(PYTHON)" -c 'import ensurepip, venv' 2> /dev/null || \
 		{ echo "Missing: python3-venv. On Debian: apt-get install python3-venv" >&2; exit 1; }
-	@echo "Setting up $(VENV): the packages of requirements.lock, about 6 GB on disk, 2 to 7 minutes."
+	@echo "Setting up $(VENV): the packages of requirements.lock, about 7 GB on disk, 2 to 7 minutes."
 	@# Nothing is resolved: the lock is complete. Bars in a terminal, quiet in a log.
 	@if [ -t 1 ]; then quiet=; else quiet=-qq; fi; \
 	if command -v uv > /dev/null; then \

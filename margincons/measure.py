@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 def measure(
-    model_id: str,
-    data: str,
+    model_id: str | Path,
+    data: str | Path,
     *,
     norm: str = "Linf",
     attack: str = "minimum_norm",
@@ -176,7 +176,7 @@ def measure_images(
 
 
 def record_folder(
-    root: Path, model_id: str, norm: str, attack: str, certificate: str | None = None, *, split: str = "test"
+    root: Path, model_id: str | Path, norm: str, attack: str, certificate: str | None = None, *, split: str = "test"
 ) -> Path:
     """Where a record lies: root/digits/trades/Linf/fab_paper, or root/nets.cnn/Linf/minimum_norm-crown-train."""
     parts = (attack, certificate, None if split == "test" else split)
@@ -198,7 +198,8 @@ def _bar(title: str, done: int, images: int, progress: bool) -> tqdm:
     )
 
 
-def _reachable(name: str) -> str:
+def _reachable(name: str | Path) -> str:
     """Say from the root where a file is, for workers that run in another folder; leave other names alone."""
+    name = str(name)
     path, colon, function = name.rpartition(":") if ".py:" in name else (name, "", "")
     return f"{Path(path).resolve()}{colon}{function}" if Path(path).exists() else name

@@ -30,8 +30,8 @@ class Asked:
 
 
 def prepare(
-    model_id: str,
-    data: str,
+    model_id: str | Path,
+    data: str | Path,
     *,
     norm: str = "Linf",
     attack: str = "minimum_norm",
@@ -117,6 +117,7 @@ def _check_folder(out: Path) -> None:
         raise UsageError(f"Expected {out} to be the folder of a record, it is a file.")
 
 
-def portable_id(model_id: str) -> str:
+def portable_id(model_id: str | Path) -> str:
     """Leave the folder out of a user's network, path/nets.py:cnn: the checksum of its weights identifies it."""
+    model_id = str(model_id)
     return model_id.rsplit("/", 1)[-1] if ".py:" in model_id else model_id

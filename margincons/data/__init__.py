@@ -52,7 +52,7 @@ class Images:
 
 
 def load_images(
-    dataset: str, *, split: str = "test", n: int | None = None, download: bool = False, lazy: bool = False
+    dataset: str | Path, *, split: str = "test", n: int | None = None, download: bool = False, lazy: bool = False
 ) -> Images:
     """Load images by name, or from a file or folder of one's own.
 
@@ -60,8 +60,9 @@ def load_images(
         dataset: "digits" (bundled with scikit-learn), "cifar10", "cifar100", "imagenet"; or the path of an .npz with
             arrays ``x`` (n, c, h, w) or (n, h, w, c) and ``y`` (n,); or of a folder with one subfolder per class,
             classes numbered in the order of their names as text. A folder's pictures are read in three channels, and
-            as they are where all have one size of at most 224 x 224; else each that is not 224 x 224 is resized to
-            256 on its shorter side and cropped to the 224 x 224 in its middle. An .npz keeps any shape.
+            as they are where all of it have one size of at most 224 x 224; else each that is not 224 x 224 is resized
+            to 256 on its shorter side and cropped to the 224 x 224 in its middle. An .npz keeps any shape; where ``x``
+            is of uint8 it is divided by 255, any other numbers are taken as they are. A `Path` is never a name.
         split: "train", "calibration" (digits only) or "test". Files and folders have one split: "test".
         n: How many images, from the first; all when None or 0. A folder is shuffled once and for all before.
         download: Whether CIFAR may be downloaded when it is not on disk; see `may_download`.
@@ -71,19 +72,20 @@ def load_images(
     Raises:
         UnknownNameError: If the name is neither a dataset nor looks like a path, or has no such split.
         MissingFileError: If a path does not exist.
-        FileFormatError: If a file does not hold images and labels.
+        FileFormatError: If a file does not hold images and labels, or bytes of 0 and 1 only: 1 may be white or black.
+        PixelRangeError: If a pixel leaves [0, 1]; of images opened ``lazy``, when it is asked for.
         DownloadError: If CIFAR or ImageNet is not on disk and may not be downloaded.
     """
-    _check_asked(dataset, split, n)
-    if dataset == "digits":
+    path = _own_path(dataset)
+    _check_asked(path, split, n)
+    if path is not None:
+        images = _npz(path, lazy) if _is_npz(path) else _folder(path, n, lazy)
+    elif dataset == "digits":
         images = _digits(split)
     elif dataset in ("cifar10", "cifar100"):
         images = _cifar(dataset, split, may_download(download), lazy)
     elif dataset == "imagenet":
         images = _imagenet(split, n, lazy)
-    elif _is_own(dataset):
-        path = Path(dataset)
-        images = _npz(path, lazy) if dataset.endswith(".npz") else _folder(path, n, lazy)
     else:
         raise UnknownNameError("dataset", dataset, DATASETS)
     if isinstance(images.inputs, Tensor):
@@ -91,7 +93,7 @@ def load_images(
     return images.head(n) if n else images
 
 
-def load_unlabelled(dataset: str, *, split: str = "test", n: int | None = None) -> Decoded:
+def load_unlabelled(dataset: str | Path, *, split: str = "test", n: int | None = None) -> Decoded:
     """Open the images alone of an .npz: array ``y`` is not looked at, and may be missing.
 
     Args:
@@ -107,40 +109,54 @@ def load_unlabelled(dataset: str, *, split: str = "test", n: int | None = None) 
         MissingFileError: If there is no such file.
         FileFormatError: If it does not hold images.
     """
-    _check_asked(dataset, split, n)
     path = Path(dataset)
+    _check_asked(path, split, n)
     pixels = _arrays(path, "x", lazy=True)["x"]
     if pixels.ndim != 4 or not pixels.size or pixels.dtype.kind not in "buif":
         raise FileFormatError(path, "numbers x (n, c, h, w)", f"x {pixels.shape} of {pixels.dtype}")
+    _check_scale(path, pixels)
     images = _decoded(pixels, lazy=True)
     return images.head(n) if n else images
 
 
-def _is_own(dataset: str) -> bool:
-    return dataset.endswith(".npz") or os.sep in dataset or (bool(dataset) and Path(dataset).is_dir())
+def _own_path(dataset: str | Path) -> Path | None:
+    """Where a file or folder of one's own is; None for the name of a data set."""
+    path = Path(dataset)
+    if isinstance(dataset, Path):
+        return path
+    own = dataset not in DATASETS and (_is_npz(path) or os.sep in dataset or (bool(dataset) and path.is_dir()))
+    return path if own else None
 
 
-def _check_asked(dataset: str, split: str, n: int | None) -> None:
+def _is_npz(path: Path) -> bool:
+    return path.name.lower().endswith(".npz")
+
+
+def _check_asked(path: Path | None, split: str, n: int | None) -> None:
     if n is not None and n < 0:
         raise UsageError(f"Expected a number of images of 0 (all) or more, got {n}.")
-    if dataset not in DATASETS and _is_own(dataset) and split != "test":
-        raise UnknownNameError(f"split of {dataset}", split, ("test",))
+    if path is not None and split != "test":
+        raise UnknownNameError(f"split of {path}", split, ("test",))
 
 
 @functools.cache
-def _digits(split: str) -> Images:
+def _stored_digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
+    return load_digits(return_X_y=True)
+
+
+def _digits(split: str) -> Images:
     if split not in DIGITS_SPLITS:
         raise UnknownNameError("split of digits", split, DIGITS_SPLITS)
-    stored = load_digits()
-    order = np.random.default_rng(_DIGITS_SEED).permutation(len(stored.target))
+    pixels, labels = _stored_digits()
+    order = np.random.default_rng(_DIGITS_SEED).permutation(len(labels))
     ends = np.cumsum(list(DIGITS_SPLITS.values()))
     parts = dict(zip(DIGITS_SPLITS, np.split(order, ends[:-1]), strict=True))
     rows = parts[split]
     return Images(
-        inputs=torch.from_numpy(stored.images[rows] / 16).float()[:, None],
-        labels=torch.from_numpy(stored.target[rows]).long(),
+        inputs=torch.from_numpy(pixels[rows] / 16).float().view(-1, 1, 8, 8),
+        labels=torch.from_numpy(labels[rows]).long(),
         name=f"digits/{split}",
         decoding="divided by 16",
     )
@@ -187,6 +203,19 @@ def _decoded(pixels: np.ndarray | ArrayOnDisk, lazy: bool) -> Tensor | Decoded:
     return Decoded(decode=lambda rows: decode(pixels[rows]), count=len(pixels)) if lazy else decode(pixels)
 
 
+def _check_scale(path: Path, pixels: np.ndarray | ArrayOnDisk) -> None:
+    """Refuse bytes of which the largest is 1: divided by 255 they are black, and nobody knows that they should be."""
+    largest = 0
+    for row in range(len(pixels) if pixels.dtype == np.uint8 else 0):
+        largest = max(largest, pixels[np.array([row])].max())
+        if largest > 1:  # mostly the first image says so
+            return
+    if largest == 1:
+        raise FileFormatError(
+            path, "x of uint8 from 0 to 255", "nothing above 1; save x that is 0 or 1 as bool, or as float32"
+        )
+
+
 def _imagenet(split: str, n: int | None, lazy: bool) -> Images:
     folder = data_folder() / "imagenet" / ("val" if split == "test" else split)
     if not folder.is_dir():
@@ -204,6 +233,7 @@ def _npz(path: Path, lazy: bool) -> Images:
         raise FileFormatError(path, "x (n, c, h, w) and y (n,)", f"x {pixels.shape} and y {labels.shape}")
     if pixels.dtype.kind not in "buif" or labels.dtype.kind not in "ui":
         raise FileFormatError(path, "numbers x and whole numbers y", f"x of {pixels.dtype} and y of {labels.dtype}")
+    _check_scale(path, pixels)
     return Images(
         inputs=_decoded(pixels, lazy),
         labels=torch.from_numpy(labels.astype(np.int64)),
@@ -243,11 +273,11 @@ def _folder(path: Path, n: int | None, lazy: bool) -> Images:
         raise FileFormatError(
             path, "one subfolder of images per class", str(error).split(". ", maxsplit=1)[0]
         ) from None
-    rows = np.random.default_rng(0).permutation(len(stored))[: n or None]
-    inputs, decoding = decode_pictures([stored.samples[row][0] for row in rows])
+    rows = np.random.default_rng(0).permutation(len(stored))
+    inputs, decoding = decode_pictures([stored.samples[row][0] for row in rows], n=n)
     return Images(
-        inputs=inputs if lazy else inputs.decode(np.arange(len(rows))),
-        labels=torch.tensor([stored.targets[row] for row in rows]),
+        inputs=inputs if lazy else inputs.decode(np.arange(len(inputs))),
+        labels=torch.tensor([stored.targets[row] for row in rows[: len(inputs)]]),
         name=path.name,
         decoding=decoding,
     )

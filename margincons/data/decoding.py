@@ -99,4 +99,5 @@ class ArrayOnDisk:
 def scaled(pixels: np.ndarray, *, channels_last: bool, scale: int) -> Tensor:
     """Turn stored pixels (m, c, h, w), or (m, h, w, c), into images (m, c, h, w)."""
     pixels = pixels.transpose(0, 3, 1, 2) if channels_last else pixels
-    return torch.from_numpy(np.ascontiguousarray(pixels)).float() / scale
+    with np.errstate(over="ignore"):  # what single precision cannot hold becomes infinite, and is refused as that
+        return torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32)) / scale  # whatever the byte order

@@ -1,8 +1,9 @@
 """Picture files as images: decoded when asked for, all in the same way."""
 
+import functools
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ RESIZED, CROPPED = 256, 224  # shorter side, then the square in its middle: what
 
 
 def decode_pictures(
-    files: Sequence[str | Path], *, grey: bool = False, shape: tuple[int, int] | None = None
+    files: Sequence[str | Path], *, n: int | None = None, grey: bool = False, shape: tuple[int, int] | None = None
 ) -> tuple[Decoded, str]:
     """Open pictures; each is decoded in the same way, whichever others are opened with it, once the shape is known.
 
@@ -32,9 +33,10 @@ def decode_pictures(
 
     Args:
         files: Their paths.
+        n: Only the first are opened; all when None or 0.
         grey: One channel; else three, grey ones becoming coloured.
-        shape: Height and width wanted; if None that of all the pictures, where they have one and it is not larger than
-            `CROPPED`, else `CROPPED` by `CROPPED`.
+        shape: Height and width wanted; if None that of all the pictures, beyond the first n too, where they have one
+            and it is not larger than `CROPPED`, else `CROPPED` by `CROPPED`.
 
     Returns:
         The images, decoded when rows are asked for, and how stored values become [0, 1].
@@ -47,22 +49,27 @@ def decode_pictures(
     from torchvision import transforms
 
     damage = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises
-    found, transparent = {}, []
-    for file in files:
+
+    @functools.cache
+    def header(file: str | Path) -> tuple[tuple[int, int], str, bool]:
+        """Size, mode where it is too deep, and whether there is an alpha channel."""
         try:
-            with Image.open(file) as header:
-                found[file], depth = header.size[::-1], _too_deep(header)
-                transparent += [file] if header.has_transparency_data else []
+            with Image.open(file) as opened:
+                return opened.size[::-1], _too_deep(opened), opened.has_transparency_data
         except damage as error:
             raise FileFormatError(file, "an image", str(error)) from None
+
+    common = _common_size(header(file)[0] for file in files) if shape is None else shape
+    files, found, transparent = files[: n or None], {}, []
+    for file in files:
+        found[file], depth, alpha = header(file)
+        transparent += [file] if alpha else []
         if depth:
             raise FileFormatError(file, "a picture of 8 bits a channel", f"one of mode {depth}")
     if transparent:
         seen = f"{len(transparent)} of {len(files)} pictures have an alpha channel, the first {transparent[0]}"
         warnings.warn(TransparencyWarning(seen), stacklevel=2)
-    sizes = set(found.values())
-    if shape is None:
-        shape = sizes.copy().pop() if len(sizes) == 1 and max(map(max, sizes)) <= CROPPED else (CROPPED, CROPPED)
+    shape = common or (CROPPED, CROPPED)
     others = [file for file, size in found.items() if size != shape]
     if others and shape != (CROPPED, CROPPED):
         wanted, got = ("x".join(map(str, size)) for size in (shape, found[others[0]]))
@@ -79,9 +86,19 @@ def decode_pictures(
             raise FileFormatError(file, "an image", str(error)) from None
         return to_tensor(same if found[file] == shape else fit(same))
 
-    decoding = "divided by 255" + (f", resized to {RESIZED} and cropped to {CROPPED}" if others else "")
+    decoding = "divided by 255" + (f", resized to {RESIZED} and cropped to {CROPPED}" if others or not common else "")
     decoded = Decoded(decode=lambda places: torch.stack([read(files[place]) for place in places]), count=len(files))
     return decoded, decoding
+
+
+def _common_size(sizes: Iterable[tuple[int, int]]) -> tuple[int, int] | None:
+    """The one size of all pictures, at most `CROPPED`; None as soon as one is larger or another."""
+    first = None
+    for size in sizes:
+        first = first or size
+        if size != first or max(size) > CROPPED:
+            return None
+    return first
 
 
 def _too_deep(picture: "Image.Image") -> str:

@@ -4,6 +4,8 @@
 `path/to/file.py:function` is one's own.
 """
 
+from pathlib import Path
+
 from torch import nn
 
 from margincons.data import may_download
@@ -21,11 +23,12 @@ def list_models(prefix: str = "") -> list[str]:
     return [model_id for model_id in [*bundled_index(), *list_robustbench()] if model_id.startswith(prefix)]
 
 
-def load_model(model_id: str, *, download: bool = False) -> nn.Module:
+def load_model(model_id: str | Path, *, download: bool = False) -> nn.Module:
     """Load a network by its id.
 
     Args:
-        model_id: `digits/<recipe>`, `robustbench/<dataset>/<norm>/<model>`, or `path/to/file.py:function`.
+        model_id: `digits/<recipe>`, `robustbench/<dataset>/<norm>/<model>`, or `path/to/file.py:function`; as text, or
+            as a `Path` of these parts.
         download: Whether a RobustBench checkpoint may be downloaded when it is not on disk; see `may_download`.
 
     Returns:
@@ -37,6 +40,7 @@ def load_model(model_id: str, *, download: bool = False) -> nn.Module:
         UsageError: If it names weights without a network.
         DownloadError: If a checkpoint is not on disk and may not be downloaded.
     """
+    model_id = str(model_id)
     if ".py:" in model_id or model_id.endswith(".py"):
         return load_user(model_id)
     if model_id in bundled_index():

@@ -1,5 +1,8 @@
 """Every way in which images come in, and every way in which that fails."""
 
+import functools
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +88,63 @@ def test_the_checksum_sees_every_pixel_and_every_label():
         values[field].view(-1)[-1] += 1
         changed = type(images)(**values, name=images.name, decoding=images.decoding)
         assert changed.checksum() != images.checksum()
+
+
+def test_images_that_a_caller_changes_are_nobody_elses():
+    first = load_images("digits", n=3)
+    kept = first.checksum()
+    first.inputs.fill_(0.5)
+    first.labels.fill_(7)
+    assert load_images("digits", n=3).checksum() == kept
+
+
+def test_a_path_is_a_file_or_folder_of_ones_own_even_where_it_is_called_as_a_data_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_npz("mine.npz", x=rgb(), y=np.arange(4))
+    save_image(tmp_path / "digits" / "a" / "0.png", rgb(1)[0])
+    for name in ("mine.npz", "digits"):
+        images = load_images(Path(name))
+        assert images.checksum() == load_images(f"{tmp_path}/{name}").checksum()
+    assert len(load_images("digits", n=2)) == 2
+    assert torch.equal(load_unlabelled(Path("mine.npz"))[:], load_images("mine.npz").inputs)
+    with pytest.raises(MissingFileError, match="Expected a folder of images at cifar10, found none"):
+        load_images(Path("cifar10"))
+    with pytest.raises(UnknownNameError, match=r"Unknown split of mine\.npz 'train'"):
+        load_images(Path("mine.npz"), split="train")
+
+
+def test_an_npz_may_be_named_in_capitals(tmp_path):
+    path = save_npz(tmp_path / "mine.npz", x=rgb(), y=np.arange(4))
+    Path(path).rename(tmp_path / "MINE.NPZ")
+    assert len(load_images(str(tmp_path / "MINE.NPZ"))) == 4
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("kind", [">f4", ">f8", np.longdouble, ">f2", ">u1", bool, np.float16])
+def test_numbers_of_any_precision_and_byte_order_are_the_same_images(tmp_path, kind, save, lazy):
+    bits = rgb() > 127
+    x = 255 * bits if kind == ">u1" else bits / 1
+    save(tmp_path / "mine.npz", x=x.astype(kind), y=np.arange(4).astype(">i4"))
+    images = load_images(str(tmp_path / "mine.npz"), lazy=lazy)
+    assert_close(images.inputs[:], torch.from_numpy(bits).permute(0, 3, 1, 2).float(), rtol=0, atol=0)
+    assert images.labels.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_bytes_of_0_and_1_are_on_either_scale_and_refused(tmp_path, lazy):
+    ones = np.zeros((4, 1, 2, 2), np.uint8)
+    ones[2:] = 1
+    path = save_npz(tmp_path / "mine.npz", x=ones, y=np.arange(4))
+    for load in (load_unlabelled, functools.partial(load_images, lazy=lazy)):
+        with pytest.raises(
+            FileFormatError, match="x of uint8 from 0 to 255, got nothing above 1; save x that is 0 or 1"
+        ):
+            load(path, n=2)  # whatever is taken of it
+    save_npz(path, x=ones.astype(bool), y=np.arange(4))
+    assert load_images(path, lazy=lazy).inputs[:].amax(dim=(1, 2, 3)).tolist() == [0, 0, 1, 1]
+    save_npz(path, x=np.zeros_like(ones), y=np.arange(4))  # black on either scale
+    assert not load_images(path, lazy=lazy).inputs[:].any()
 
 
 @pytest.mark.parametrize("layout", ["n c h w", "n h w c"])
@@ -194,6 +254,19 @@ def test_images_of_several_sizes_are_resized_and_cropped_however_few_differ(tmp_
     images = load_images(f"{tmp_path}/")
     assert images.inputs.shape == (21, 3, 224, 224)
     assert images.decoding == "divided by 255, resized to 256 and cropped to 224"
+
+
+@pytest.mark.parametrize("size", [(11, 13), (224, 224)])
+def test_how_a_folder_is_read_does_not_depend_on_how_many_of_its_images_are_taken(tmp_path, size):
+    for number in range(9):
+        save_image(tmp_path / "a" / f"{number}.png", rgb(1, *size)[0])
+    assert load_images(f"{tmp_path}/", n=2).inputs.shape == (2, 3, *size)
+    save_image(tmp_path / "b" / "odd.png", rgb(1, 20, 20)[0])
+    everything = load_images(f"{tmp_path}/")
+    for n in range(1, 10):
+        some = load_images(f"{tmp_path}/", n=n)
+        assert some.checksum() == everything.head(n).checksum()
+        assert some.decoding == everything.decoding == "divided by 255, resized to 256 and cropped to 224"
 
 
 @pytest.mark.parametrize(("size", "resized"), [((224, 100), False), ((224, 224), False), ((225, 100), True)])

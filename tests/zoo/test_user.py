@@ -1,6 +1,7 @@
 """Networks from a user's own file, good and bad."""
 
 import hashlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from margincons.errors import FileFormatError, MissingFileError, ShapeError, UnknownNameError
+from margincons.prepare import portable_id
 from margincons.zoo import load_model, state_sha256
 
 HEADER = "from pathlib import Path\nimport torch\nfrom torch import nn\n"
@@ -27,6 +29,13 @@ def test_a_function_of_a_file_gives_a_network_in_eval_mode(write):
     model = load_model(f"{path}:small")
     assert isinstance(model, nn.Sequential)
     assert not any(module.training for module in model.modules())
+
+
+def test_a_network_may_be_named_by_a_path_too(write):
+    model_id = Path(f"{write('def small(): return nn.Linear(4, 3)')}:small")
+    assert load_model(model_id).out_features == 3
+    assert portable_id(model_id) == "nets.py:small"
+    assert state_sha256(load_model(Path("digits/mlp"))) == state_sha256(load_model("digits/mlp"))
 
 
 def test_a_class_may_stand_for_a_function(write):
