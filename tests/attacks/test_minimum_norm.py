@@ -14,8 +14,9 @@ from margincons import load_model
 from margincons.attacks import minimum_norm as module
 from margincons.attacks.boundary_step import descend_in_ball, falling_rate, scale_in_box, shrink_in_box
 from margincons.attacks.crossings import Crossings
-from margincons.attacks.descent import Descent
+from margincons.attacks.descent import Descent, descend
 from margincons.attacks.minimum_norm import EFFORTS, minimum_norm, search
+from margincons.attacks.randomness import uniform
 from margincons.data import load_images
 from margincons.errors import PixelRangeError, ShapeError, UnknownNameError
 from margincons.passes import CountPasses
@@ -266,6 +267,35 @@ def test_random_starts_belong_to_the_image_and_the_seed(network, digits, monkeyp
     )
     assert_close(backwards.flip(0), first, rtol=0, atol=1e-3)
     assert (search(network, images, labels, seed=2, **options) != first).any()
+
+
+def test_each_settling_descent_of_the_exhaustive_effort_draws_its_own_start(network, digits, monkeypatch):
+    drawn = []
+
+    def noted(shape, *, restart, **key):
+        drawn.append(restart)
+        return uniform(shape, restart=restart, **key)
+
+    monkeypatch.setattr(module, "uniform", noted)
+    search(network, digits[:2], network(digits[:2]).argmax(dim=1), effort="exhaustive")
+    assert len(drawn) == len(set(drawn)) == len(EFFORTS["exhaustive"].settle)
+
+
+def test_a_descent_towards_a_farther_rival_never_looks_beyond_the_nearest_crossing():
+    """Class 1 is entered at a distance of 0.1, class 2 at 0.3."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    network[1].weight.data = torch.tensor([[0.0] * 4, [1.0] * 4, [0.0, 0.0, -1.0, -1.0]])
+    network[1].bias.data = torch.tensor([0.0, -2.4, 0.4])
+    image, everyone = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.long)
+    nearest = Crossings.none_yet(network, image, everyone, "Linf")
+    across = torch.full_like(image, 0.101)
+    nearest.update(everyone, torch.tensor([0.101]), across, network(image + across), torch.tensor([4.0]))
+    seen = []
+    hook = network.register_forward_pre_hook(lambda _, points: seen.append((points[0] - image).abs().amax().item()))
+    descend(nearest, (everyone, torch.tensor([2])), torch.zeros_like(image), EFFORTS["standard"].settle[0])
+    hook.remove()
+    assert len(seen) > 3 and 0.1 < max(seen) <= 0.101 + 1e-6
+    assert nearest.rival.item() == 1
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])

@@ -11,6 +11,7 @@ from margincons.attacks.minimum_norm import minimum_norm
 from margincons.classifier import Classifier
 from margincons.data import load_images
 from margincons.detection import detection, is_brittle
+from margincons.detector import attacks
 from margincons.detector.attacks import Deceptions, evade, overestimate, wrong_class_margin, wrong_class_pgd
 from margincons.detector.climb import plan
 from margincons.detector.scored_network import FIRST_ORDER, ScoredNetwork
@@ -256,3 +257,20 @@ def test_a_witness_of_its_images_own_class_proves_nothing_and_is_refused(images)
     with pytest.raises(UsageError) as caught:
         overestimate(network, images[near], epsilon=EPSILON, witnesses=witnesses, gradients=2)
     assert f"of another class than its image, 3 of {len(witnesses)} are not" in str(caught.value)
+
+
+def test_a_deception_is_clamped_to_the_ball_and_has_the_lower_of_the_scores_of_two_batches(images):
+    class Company(nn.Module):
+        """Class 1 leads by 1 among many images and by 0.5 among few."""
+
+        def forward(self, inputs):
+            lead = torch.full((len(inputs),), 1.0 if len(inputs) >= len(images) else 0.5)
+            return torch.stack([torch.zeros_like(lead), lead], dim=1) + 0 * inputs.flatten(1)[:, :1]
+
+    scored = ScoredNetwork(Company().eval(), images[:2])
+    box = ((images - 0.1).clamp(min=0), (images + 0.1).clamp(max=1))
+    own = torch.zeros(len(images), dtype=torch.long)
+    found = attacks._judge(scored, images, images + 0.3, box, own, keep=False)
+    assert found.success.all()
+    assert_close(found.scores, torch.full((len(images),), 0.5))
+    assert ((found.images - images) <= 0.1 + 1e-6).all()
