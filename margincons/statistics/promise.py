@@ -23,7 +23,7 @@ class Promise:
     threshold: float  # least brittleness that is flagged
     missed: Estimate  # share that falls short, given this threshold; Wilson's interval
     chance_of_more: float  # of as many misses or more, were the images exchangeable: luck of the calibration included
-    chance_of_change: float  # of brittleness as differently distributed (Kolmogorov-Smirnov), were they
+    chance_of_change: float  # of brittleness as differently distributed, were they: exact Kolmogorov-Smirnov
 
 
 def judge_promise(known: np.ndarray, new: np.ndarray, *, rate: float, level: float = 0.95) -> Promise:
@@ -57,7 +57,7 @@ def judge_promise(known: np.ndarray, new: np.ndarray, *, rate: float, level: flo
         threshold=threshold,
         missed=estimate("accuracy", missed, level=level),
         chance_of_more=float(stats.betabinom(len(new), k, m + 1 - k).sf(missed.sum() - 1)),
-        chance_of_change=float(stats.ks_2samp(known, new, method="asymp").pvalue),
+        chance_of_change=float(stats.ks_2samp(known, new).pvalue),
     )
 
 

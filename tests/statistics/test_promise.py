@@ -12,13 +12,20 @@ from margincons.statistics.promise import WORST, WORST_OTHER, judge_promise, rat
 
 
 @pytest.mark.parametrize(("m", "new", "rate"), [(4, 3, 0.4), (9, 4, 0.1), (6, 5, 0.3)])
-def test_the_chance_of_more_misses_is_their_share_among_all_orders(m, new, rate):
+def test_both_chances_are_shares_of_all_orders(m, new, rate):
     places = np.arange(m + new, dtype=float)
     orders = [np.array(chosen) for chosen in itertools.combinations(range(m + new), new)]
     judged = [judge_promise(np.delete(places, chosen), places[chosen], rate=rate) for chosen in orders]
     misses = np.array([round(one.missed.value * new) for one in judged])
-    for one, count in zip(judged, misses, strict=True):
+    apart = np.array([stats.ks_2samp(np.delete(places, chosen), places[chosen]).statistic for chosen in orders])
+    for one, count, distance in zip(judged, misses, apart, strict=True):
         assert one.chance_of_more == pytest.approx((misses >= count).mean(), abs=1e-12)
+        assert one.chance_of_change == pytest.approx((apart >= distance - 1e-9).mean(), abs=1e-12)
+
+
+def test_one_new_image_below_all_nine_known_ones_is_no_proof_of_a_change():
+    judged = judge_promise(np.arange(9.0), np.array([-1.0]), rate=0.1)
+    assert judged.chance_of_change == pytest.approx(2 / 10)  # as far below, or above, as one of ten can lie
 
 
 def test_misses_are_those_below_the_threshold_with_wilsons_interval():
