@@ -64,6 +64,21 @@ def test_excess_counts_what_was_found_and_failures_stand_apart():
     assert table.loc[RIVAL, "max excess"] == pytest.approx(0.1)
 
 
+def test_only_images_that_the_rival_ran_on_are_compared_with_it():
+    table = results().assign(upper=[1.2, 1.0, 1.1, 2.0], seconds=[0.5, 9.5, 20.0, 30.0])
+    half = table[(table["attack"] == "ours") | (table["index"] == 0)]  # ours is worse on the one image that both saw
+    compared = tightness(half, best_known(half)).loc[("s", "ours")]
+    assert (compared["not worse than FAB"], compared["times faster"], compared["images"]) == (0, 40, 2)
+    alone = table[table["attack"] == "ours"]
+    assert tightness(alone, best_known(alone)).loc["s", ["not worse than FAB", "times faster"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(("factor", "share"), [(1.0005, 1.0), (1.002, 0.5)])
+def test_not_worse_lets_a_thousandth_pass(factor, share):
+    table = results().assign(upper=[1.1 * factor, 2.0, 1.1, 2.0])
+    assert tightness(table, best_known(table)).loc[("s", "ours"), "not worse than FAB"] == share
+
+
 def test_a_failure_makes_an_attack_looser_on_its_network():
     best = best_known(results())
     assert looser_networks(results(), best, attack="ours", rival=RIVAL) == ["n"]
