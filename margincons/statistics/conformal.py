@@ -44,7 +44,7 @@ def conformal_threshold(values: np.ndarray, rate: float, *, what: str = "") -> f
 def conformal_rank(m: int, rate: float) -> int:
     """Rank k = floor(rate (m + 1)) of the threshold among m values; 0 where m values cannot promise that rate.
 
-    The rate is read as the decimal it prints as: 0.29 of 100 is 29, which binary fractions miss.
+    The rate is read as it was meant, which binary fractions miss: 0.29 of 100 is 29, and 1/3 of 3 is 1.
 
     Raises:
         UsageError: If the rate is not between 0 and 1.
@@ -111,4 +111,6 @@ def split_rates(
 def _exact(rate: float) -> Fraction:
     if not 0 < rate < 1:
         raise UsageError(f"Expected a rate between 0 and 1, such as 0.1, got {rate:g}.")
-    return Fraction(str(rate))
+    written = Fraction(str(rate))
+    simple = written.limit_denominator(1_000_000)  # 1/3, of which sixteen decimals fall short
+    return simple if float(simple) == float(written) else written

@@ -81,6 +81,13 @@ def test_a_rate_is_the_decimal_that_was_written():
     assert conformal_rank(99, np.float64(0.29)) == 29
 
 
+@given(st.integers(1, 999_999))
+def test_m_images_can_promise_one_in_m_plus_1_and_no_less(m):
+    rate = 1 / (m + 1)
+    assert (conformal_rank(m, rate), conformal_rank(m - 1, rate), images_needed(rate)) == (1, 0, m)
+    assert conformal_rank(m, np.nextafter(rate, 0)) == 0
+
+
 @pytest.mark.parametrize("rate", [0, 1, -0.1, 1.5, np.nan])
 def test_a_rate_that_promises_nothing_or_everything_is_refused(rate):
     with pytest.raises(UsageError, match="Expected a rate between 0 and 1"):
