@@ -17,15 +17,20 @@ from margincons.statistics.metrics import threshold_at_tpr
 def fewest_mistakes(brittle: np.ndarray, score: np.ndarray) -> float:
     """Score at or below which flagging makes the fewest mistakes; the lowest such score of the sample, or -inf.
 
+    -inf flags the images of that score: no threshold lies below them.
+
     Args:
         brittle: Booleans (n,).
         score: Falls with brittleness, (n,).
     """
     order = np.argsort(score, kind="stable")
-    flagged = np.concatenate([[0], np.flatnonzero(np.append(np.diff(score[order]) != 0, True)) + 1])
+    ranked = score[order]
+    last = np.append(ranked[1:] != ranked[:-1], True)  # of images that tie, infinite scores included
+    none = [] if ranked[0] == -np.inf else [0]
+    flagged = np.array([*none, *np.flatnonzero(last) + 1])
     found = np.concatenate([[0], np.cumsum(brittle[order])])[flagged]
     best = flagged[np.argmin((flagged - found) + (brittle.sum() - found))]  # robust ones flagged, brittle ones not
-    return -np.inf if best == 0 else float(score[order][best - 1])
+    return -np.inf if best == 0 else float(ranked[best - 1])
 
 
 def same_share(brittle: np.ndarray, score: np.ndarray) -> float:
