@@ -110,7 +110,7 @@ def robust_accuracy(table: pd.DataFrame, *, epsilon: float, margin: str = "upper
 
     With an upper bound as margin this overestimates. For a record of an attack with a budget, pass its budget.
     """
-    return estimate("robust_accuracy", is_correct(table), column(table, margin), epsilon=_reach(epsilon))
+    return estimate("robust_accuracy", is_correct(table), column(table, margin), epsilon=float(brittle_reach(epsilon)))
 
 
 def tells_brittle(table: pd.DataFrame, epsilon: float) -> bool:
@@ -140,12 +140,12 @@ def is_brittle(table: pd.DataFrame, epsilon: float, margin: str = "upper") -> np
     margins = column(table, margin)
     if missing := np.isnan(margins).sum():
         raise DegenerateError("Brittleness", f"{missing} of {len(margins)} rows of {margin} are NaN")
-    return margins <= _reach(epsilon)
+    return margins <= brittle_reach(epsilon)
 
 
-def _reach(epsilon: float) -> float:
+def brittle_reach(epsilon: float | np.ndarray) -> float | np.ndarray:
     """Largest margin that counts as epsilon: fp32 images whose attack spent just epsilon can lie an ulp further."""
-    return epsilon + DISTANCE_ROUNDING * max(1.0, epsilon)
+    return epsilon + DISTANCE_ROUNDING * np.maximum(1.0, epsilon)
 
 
 def _in_units_of(score: str, threshold: Estimate) -> Estimate:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from margincons.attacks.boundary_step import descend_in_ball, falling_rate
 from margincons.consistency import column
-from margincons.detection import is_correct
+from margincons.detection import brittle_reach, is_correct
 from margincons.errors import DegenerateError, UsageError
 from margincons.passes import in_eval_mode
 from margincons.scores import gaps_and_gradients
@@ -21,7 +21,9 @@ ROUNDS = 30  # of bisection: a margin to 1e-9 of the box
 
 
 def added_error(table: pd.DataFrame, epsilons: np.ndarray, *, margin: str = "upper") -> np.ndarray:
-    """Share of all images that are right and have a margin of at most each epsilon, (m,): what an attacker adds.
+    """Share of all images that are right and brittle at each epsilon, (m,): what an attacker adds to the error.
+
+    Brittle as in `margincons.detection.is_brittle`, so that what is added is clean accuracy less robust accuracy.
 
     Args:
         table: A record, one row per image.
@@ -32,7 +34,7 @@ def added_error(table: pd.DataFrame, epsilons: np.ndarray, *, margin: str = "upp
         MissingColumnError: If the table lacks a column.
     """
     held = np.sort(column(table, margin)[is_correct(table)])
-    return np.searchsorted(held, epsilons, side="right") / len(table)
+    return np.searchsorted(held, brittle_reach(np.asarray(epsilons)), side="right") / len(table)
 
 
 def tail_exponent(margins: np.ndarray, *, k: int, level: float = 0.95) -> Estimate:

@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 import torch
 from scipy.optimize import linprog, minimize
-from scipy.stats import kstest
+from scipy.stats import gamma, kstest
 from torch import nn
 from torch.testing import assert_close
 
+from margincons.detection import clean_accuracy, robust_accuracy
 from margincons.errors import DegenerateError, UsageError
 from margincons.scores import first_order_margin
 from margincons.studies.scaling import added_error, curve_gap, linearised_margins, tail_exponent
@@ -58,6 +59,25 @@ def test_no_exponent_of_margins_that_are_zero_equal_or_infinite(margins):
 def test_added_error_counts_images_that_are_right_and_near():
     table = record([0.1, 0.2, 0.3, 0.05], correct=[True, True, True, False])
     assert added_error(table, np.array([0.01, 0.1, 0.25, 1.0])).tolist() == [0, 0.25, 0.5, 0.75]
+
+
+def test_added_error_is_clean_accuracy_less_robust_accuracy_at_margins_that_spent_epsilon_and_an_ulp():
+    table = record(
+        np.array([0.1, np.float32(0.1), 0.1 + 5e-7, 0.1 + 5e-6, 0.3]), correct=[True, True, True, True, False]
+    )
+    epsilons = np.array([0.05, 0.1, 0.2])
+    lost = [clean_accuracy(table).value - robust_accuracy(table, epsilon=epsilon).value for epsilon in epsilons]
+    assert added_error(table, epsilons) == pytest.approx(lost)
+    assert added_error(table, epsilons)[1] == 3 / 5
+
+
+def test_the_interval_of_an_exponent_is_that_of_2k_degrees_of_freedom():
+    """The sum of k logarithms is gamma: its quantiles at the interval's ends are the level's."""
+    margins = np.random.default_rng(6).uniform(size=9)
+    found, k = tail_exponent(margins, k=2), 2
+    total = k / found.value
+    assert gamma(k, scale=1 / found.low).cdf(total) == pytest.approx(0.025)
+    assert gamma(k, scale=1 / found.high).cdf(total) == pytest.approx(0.975)
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L1"])
