@@ -60,7 +60,7 @@ def load_images(
         dataset: "digits" (bundled with scikit-learn), "cifar10", "cifar100", "imagenet"; or the path of an .npz with
             arrays ``x`` (n, c, h, w) or (n, h, w, c) and ``y`` (n,); or of a folder with one subfolder per class,
             classes numbered in the order of their names as text. A folder's pictures are read in three channels, and
-            as they are where all of it have one size of at most 224 x 224; else each that is not 224 x 224 is resized
+            as they are where all have one size of at most 224 x 224; else each that is not 224 x 224 is resized
             to 256 on its shorter side and cropped to the 224 x 224 in its middle. An .npz keeps any shape; where ``x``
             is of uint8 it is divided by 255, any other numbers are taken as they are. A `Path` is never a name.
         split: "train", "calibration" (digits only) or "test". Files and folders have one split: "test".
