@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from margincons.errors import ForwardError, InPlaceError, MarginError, NoHeadError, NonFiniteLogitsError, ShapeError
+from margincons.errors import (
+    BatchMemoryError,
+    ForwardError,
+    InPlaceError,
+    MarginError,
+    NoHeadError,
+    NonFiniteLogitsError,
+    ShapeError,
+)
 from margincons.passes import check_batch_size
 from margincons.threat import check_images
 
@@ -58,6 +66,7 @@ class Classifier:
         InPlaceError: If it writes into its images.
         ForwardError: If its own code fails in another way.
         NonFiniteLogitsError: If a logit is NaN or infinite.
+        BatchMemoryError: If the device's memory runs out.
     """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
@@ -144,6 +153,8 @@ class Classifier:
         ]
         try:
             logits = first_logits(self.model, example)
+        except torch.OutOfMemoryError as error:
+            raise BatchMemoryError(str(self.device), " ".join(str(error).split())) from error
         finally:
             for hook in hooks:
                 hook.remove()
@@ -198,6 +209,8 @@ def first_logits(model: nn.Module, inputs: Tensor) -> Tensor:
     given = inputs.clone()
     try:
         logits = check_logits(model(given), len(inputs))
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:  # torch's own, of shapes that do not fit; ours are no RuntimeErrors
         reason = f"{tuple(inputs.shape)}: {' '.join(str(error).split())[:200]}{_likely_misfit(model, inputs)}"
         raise ShapeError("the images", "what the network takes", reason) from error

@@ -33,6 +33,16 @@ def report(
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
 
 
+def unanswered(tables: Mapping[str, pd.DataFrame], *, epsilon: float) -> list[str]:
+    """Why cells of a `report` are empty: one line for each record of a budget that is not epsilon."""
+    return [
+        f"{name}: {settings.get('attack')} had a budget of {settings['epsilon']!r}, which says nothing of epsilon "
+        f"{epsilon!r}: who is brittle is left empty; ask for the budget itself, or measure without one"
+        for name, table in tables.items()
+        if not tells_brittle(table, epsilon) and (settings := table.attrs["settings"])
+    ]
+
+
 def as_text(rows: pd.DataFrame, form: str = "text") -> str:
     """Write a report for people ("text", "markdown", "latex") or for programs ("csv").
 

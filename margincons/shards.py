@@ -60,7 +60,18 @@ def plan(folder: Path, settings: dict[str, Any], images: Images) -> Plan:
     """
     found, aside = _read_all(folder, bool(settings.get("keep_images")))
     checksum = functools.cache(lambda n: images.head(n).checksum())
-    ours = {path for path, (_, about) in found.items() if _continues(folder, about["settings"], settings, checksum)}
+    same = {
+        path: about["settings"]
+        for path, (_, about) in found.items()
+        if set(differing(about["settings"], settings)) <= set(EXTENSION)
+    }
+    most = max((one.get("images") or 0 for one in same.values()), default=0)
+    if most > settings["images"]:
+        raise RecordError(
+            f"Expected {folder} to be a record of {settings['images']} images or fewer, it is one of {most}; "
+            f"ask for {most} or more (--limit), or choose another folder."
+        )
+    ours = {path for path, one in same.items() if _continues(one, settings, checksum)}
     if len(ours) <= len(found) / 2:
         for path, (_, about) in found.items():
             if path not in ours:
@@ -155,21 +166,10 @@ def _read_all(folder: Path, with_images: bool) -> tuple[dict[Path, tuple[list[in
     return found, damaged
 
 
-def _continues(folder: Path, found: dict[str, Any], wanted: dict[str, Any], checksum: Callable[[int], str]) -> bool:
-    """Whether a shard of these settings belongs to the record that is wanted; `checksum` is that of the first n images.
-
-    Raises:
-        RecordError: If it is of the same record, with more images.
-    """
-    different, n = differing(found, wanted), found.get("images") or 0
-    if not different or not set(different) <= set(EXTENSION):
-        return not different
-    if n > wanted["images"]:
-        raise RecordError(
-            f"Expected {folder} to be a record of {wanted['images']} images or fewer, it is one of {n}; "
-            f"ask for {n} or more (--limit), or choose another folder."
-        )
-    return n < wanted["images"] and checksum(n) == found["data_sha256"]
+def _continues(found: dict[str, Any], wanted: dict[str, Any], checksum: Callable[[int], str]) -> bool:
+    """Whether a shard of a record belongs to one of more images; `checksum` is that of the first n of these."""
+    n = found.get("images") or 0
+    return not differing(found, wanted) or (n < wanted["images"] and checksum(n) == found["data_sha256"])
 
 
 def _batches(

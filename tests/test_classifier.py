@@ -6,8 +6,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from margincons.attacks.autoattack_package import import_autoattack
-from margincons.classifier import Classifier
+from margincons.classifier import Classifier, first_logits
 from margincons.errors import (
+    BatchMemoryError,
     ForwardError,
     InPlaceError,
     NoHeadError,
@@ -218,6 +219,17 @@ def test_a_torchscript_network_has_no_head_that_can_be_watched_and_its_logits_st
     assert_close(classifier.logits(inputs), network(inputs))
     with pytest.raises(NoHeadError, match="TorchScript does not show what passes through its layers; features are un"):
         classifier.features(inputs)
+
+
+def test_where_memory_runs_out_it_is_said_and_a_search_may_be_tried_with_fewer_images():
+    class Full(nn.Module):
+        def forward(self, inputs):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(BatchMemoryError, match="to fit into the memory of cpu, got CUDA out of memory"):
+        Classifier(Full(), images(2))
+    with pytest.raises(torch.OutOfMemoryError):
+        first_logits(Full(), images(2))
 
 
 def test_no_hook_stays_behind_and_a_batch_changes_nothing():

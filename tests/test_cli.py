@@ -185,6 +185,17 @@ def test_measure_writes_records_and_says_where_and_report_reads_them(tmp_path, c
         assert line == f"runs/{model}/Linf/pgd: 4 images, {found} verified witnesses, {4 - found} without one"
 
 
+def test_report_says_on_stderr_why_a_budget_leaves_cells_empty(tmp_path, capsys):
+    options = ("--attack", "fgsm", "--epsilon", "8/255", "--limit", "4", "--out", str(tmp_path))
+    assert run("measure", "digits/mlp", "--data", "digits", *options) == 0
+    capsys.readouterr()
+    record = f"{tmp_path}/digits/mlp/Linf/fgsm"
+    for epsilon, lines in (("8/255", 0), ("0.0313725", 1)):
+        assert run("report", record, "--epsilon", epsilon) == 0
+        err = capsys.readouterr().err
+        assert err.count(f"margincons: {record}: fgsm had a budget of 0.03137") == err.count("\n") == lines
+
+
 def test_report_prints_one_row_per_record(capsys):
     names = ["digits/mlp/Linf/fab_paper", "digits/trades/Linf/fab_paper"]
     assert run("report", *names, "--epsilon", "1/10") == 0

@@ -95,7 +95,7 @@ def test_a_folder_that_holds_another_measurement_is_refused_and_left_alone(tmp_p
     with pytest.raises(RecordError) as caught:
         measure("digits/mlp", "digits", out=tmp_path, **({"limit": 5} | QUICK | change))
     assert text in str(caught.value)
-    assert "choose another folder, or the same settings" in str(caught.value)
+    assert "choose another folder (measure --out, calibrate --records), or the same settings" in str(caught.value)
     assert stamps(tmp_path) == before
 
 

@@ -11,7 +11,7 @@ from margincons.detection import clean_accuracy, detection, is_brittle, robust_a
 from margincons.errors import MissingColumnError, UnknownNameError
 from margincons.measure import measure
 from margincons.records import read_record
-from margincons.report import as_text, report
+from margincons.report import as_text, report, unanswered
 from margincons.statistics.intervals import Estimate
 
 
@@ -27,6 +27,16 @@ def table_of(n=60, seed=0, low=0.0):
             "entropy": -margins,
         }
     )
+
+
+def test_a_record_of_another_budget_is_told_why_its_cells_are_empty():
+    budget = table_of()
+    budget.attrs["settings"] = {"attack": "pgd", "epsilon": 8 / 255}
+    tables = {"margins": table_of(), "budget": budget}
+    assert unanswered(tables, epsilon=8 / 255) == []
+    (line,) = unanswered(tables, epsilon=0.0313725)
+    assert line.startswith(f"budget: pgd had a budget of {8 / 255!r}, which says nothing of epsilon 0.0313725: ")
+    assert report(tables, epsilon=0.0313725).loc["budget", ["AUROC", "brittle", "robust accuracy"]].eq("").all()
 
 
 def test_each_row_holds_the_statistics_of_its_record():

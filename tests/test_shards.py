@@ -58,6 +58,15 @@ def test_fewer_images_than_the_record_has_are_refused_with_a_hint(tmp_path):
     assert stamps(tmp_path) == before
 
 
+def test_a_record_that_grew_twice_says_how_many_images_it_has_now(tmp_path):
+    for limit in (4, 6, 9):
+        run(tmp_path, limit=limit)
+    for limit in (3, 4, 6, 8):
+        with pytest.raises(RecordError, match=f"record of {limit} images or fewer, it is one of 9; ask for 9 or more"):
+            run(tmp_path, limit=limit)
+    assert len(run(tmp_path, limit=9)) == 9
+
+
 def test_a_record_of_other_images_is_not_extended(tmp_path):
     images = load_images("digits", n=8)
     path = tmp_path / "mine.npz"

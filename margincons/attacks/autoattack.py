@@ -48,6 +48,8 @@ def autoattack(
     Raises:
         UnknownNameError: If the version or an attack does not exist.
         UsageError: If an attack needs more classes than the network has.
+        ShapeError: If there is not one label per image, as a whole number.
+        LabelRangeError: If a label is no class of the network.
     """
     threat = ThreatModel(norm=norm, epsilon=epsilon)
     if version not in VERSIONS:
@@ -92,6 +94,8 @@ def apgd(
     Raises:
         UnknownNameError: If the loss is neither.
         UsageError: If the DLR loss is asked of a network with two classes.
+        ShapeError: If there is not one label per image, as a whole number.
+        LabelRangeError: If a label is no class of the network.
     """
     threat = ThreatModel(norm=norm, epsilon=epsilon)
     if loss not in ("ce", "dlr"):
@@ -132,6 +136,10 @@ def square(
         seed: Seeds the search.
         queries: Forward passes per image and restart at most.
         restarts: Searches, each run only on the images that still stand.
+
+    Raises:
+        ShapeError: If there is not one label per image, as a whole number.
+        LabelRangeError: If a label is no class of the network.
     """
     threat = ThreatModel(norm=norm, epsilon=epsilon)
 

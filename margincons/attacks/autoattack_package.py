@@ -28,7 +28,7 @@ from margincons.cautions import (
     VanishingGradientsWarning,
 )
 from margincons.errors import ShapeError, UsageError
-from margincons.threat import check_images, check_norm
+from margincons.threat import check_images, check_labels, check_norm
 
 _SAID = (
     ("randomized defense", RandomisedWarning, "AutoAttack saw logits change between passes"),
@@ -83,8 +83,11 @@ def run_autoattack(
 
     Raises:
         UsageError: If an attack needs more classes than the network has.
+        ShapeError: If there is not one label per image, as a whole number.
+        LabelRangeError: If a label is no class of the network.
     """
     classes = check_network(model, inputs, norm)
+    check_labels(labels, len(inputs), classes=classes)
     for name in attacks or [version]:
         if classes < CLASSES_NEEDED.get(name, 2):
             raise UsageError(

@@ -11,7 +11,7 @@ from margincons.attacks.autoattack_package import build, check_network, quietly,
 from margincons.attacks.randomness import gaussian, uniform
 from margincons.attacks.result import AttackResult, leads_clearly, step_outwards
 from margincons.passes import in_eval_mode
-from margincons.threat import per_item, vector_norm
+from margincons.threat import check_labels, per_item, vector_norm
 
 
 @in_eval_mode
@@ -39,6 +39,8 @@ def fab_paper(
 
     Raises:
         PixelRangeError: If an image leaves [0, 1].
+        ShapeError: If there is not one label per image, as a whole number.
+        LabelRangeError: If a label is no class of the network.
     """
 
     def adjust(ensemble: Any) -> None:
@@ -78,6 +80,8 @@ def fab_restarts(
 
     Raises:
         PixelRangeError: If an image leaves [0, 1].
+        ShapeError: If there is not one label per image, as a whole number.
+        LabelRangeError: If a label is no class of the network.
     """
     runs = [(None, restart) for restart in range(restarts)]
     return _nearest(model, inputs, labels, norm=norm, seed=seed, steps=steps, runs=runs, indices=indices)
@@ -111,6 +115,8 @@ def fab_targeted(
 
     Raises:
         PixelRangeError: If an image leaves [0, 1].
+        ShapeError: If there is not one label per image, as a whole number.
+        LabelRangeError: If a label is no class of the network.
     """
     others = check_network(model, inputs, norm) - 1
     runs = list(product(range(2, min(targets, others) + 2), range(restarts)))  # rank 1 is the prediction
@@ -144,7 +150,7 @@ def _nearest(
     runs: list[tuple[int | None, int]],
     indices: Tensor | None,
 ) -> AttackResult:
-    check_network(model, inputs, norm)
+    check_labels(labels, len(inputs), classes=check_network(model, inputs, norm))
     indices = torch.arange(len(inputs)) if indices is None else indices
     nearest = inputs.clone()
     with quietly(model, inputs.device), torch.no_grad():

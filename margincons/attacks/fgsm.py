@@ -32,6 +32,8 @@ def fgsm(
 
     Raises:
         PixelRangeError: If an image leaves [0, 1].
+        ShapeError: If there is not one label per image, as a whole number.
+        LabelRangeError: If a label is no class of the network.
         UsageError: If epsilon cannot be meant.
     """
     check_images(inputs)

@@ -49,6 +49,8 @@ def pgd(
 
     Raises:
         PixelRangeError: If an image leaves [0, 1].
+        ShapeError: If there is not one label per image, as a whole number.
+        LabelRangeError: If a label is no class of the network.
         UsageError: If there is no step, no restart, or an epsilon that cannot be meant.
     """
     check_images(inputs)

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from margincons.attacks.result import rival_lead
 from margincons.errors import UnknownNameError
-from margincons.threat import check_norm, per_item, vector_norm
+from margincons.threat import check_labels, check_norm, per_item, vector_norm
 
 
 def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
@@ -55,13 +55,17 @@ def input_gradient(model: nn.Module, inputs: Tensor, labels: Tensor, *, loss: Lo
 
     Raises:
         UnknownNameError: If no loss has that name.
+        ShapeError: If there is not one label per image, as a whole number.
+        LabelRangeError: If a label is no class of the network.
     """
     if isinstance(loss, str) and loss not in LOSSES:
         raise UnknownNameError("loss", loss, LOSSES)
     climbed = LOSSES[loss] if isinstance(loss, str) else loss
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_()
-        return torch.autograd.grad(climbed(model(inputs), labels), inputs)[0]
+        logits = model(inputs)
+        check_labels(labels, len(inputs), classes=logits.shape[1])
+        return torch.autograd.grad(climbed(logits, labels), inputs)[0]
 
 
 def steepest_step(gradient: Tensor, at: Tensor, length: float, norm: str) -> Tensor:

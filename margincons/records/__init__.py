@@ -179,7 +179,8 @@ def check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any], *,
         if not (fewer and key in EXTENSION):
             raise RecordError(
                 f"Expected {path} to be measured with {key}={wanted.get(key)!r}, it has {found.get(key)!r}; "
-                "a record holds one measurement: choose another folder, or the same settings."
+                "a record holds one measurement: choose another folder (measure --out, calibrate --records), or the "
+                "same settings."
             )
 
 

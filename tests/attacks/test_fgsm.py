@@ -3,8 +3,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from margincons.attacks.autoattack import apgd, autoattack, square
+from margincons.attacks.fab import fab_paper, fab_restarts, fab_targeted
 from margincons.attacks.fgsm import fgsm
-from margincons.errors import PixelRangeError, UnknownNameError, UsageError
+from margincons.attacks.pgd import pgd
+from margincons.errors import LabelRangeError, PixelRangeError, ShapeError, UnknownNameError, UsageError
 from margincons.threat import dual_norm
 
 
@@ -55,3 +58,31 @@ def test_what_cannot_be_meant_is_refused(halfspace, images):
         fgsm(halfspace, images * 255, labels, epsilon=0.1)
     with pytest.raises(UnknownNameError, match="Linf"):
         fgsm(halfspace, images, labels, epsilon=0.1, norm="linf")
+
+
+WRONG_LABELS = [
+    (
+        torch.zeros(60, dtype=torch.int32),
+        ShapeError,
+        "Expected labels to be one per image, (60,) torch.int64, got (60,)",
+    ),
+    (
+        torch.zeros(59, dtype=torch.long),
+        ShapeError,
+        "Expected labels to be one per image, (60,) torch.int64, got (59,)",
+    ),
+    (torch.arange(60) % 3, LabelRangeError, "Expected labels 0 to 1, one per logit of the network, got 0 to 2;"),
+    (torch.arange(60) % 2 - 1, LabelRangeError, "got -1 to 0;"),
+]
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd, autoattack, apgd, square, fab_paper, fab_restarts, fab_targeted])
+@pytest.mark.parametrize(("labels", "error", "text"), WRONG_LABELS)
+def test_labels_that_are_no_classes_of_the_network_are_refused_by_every_attack(
+    halfspace, images, attack, labels, error, text
+):
+    options = {"norm": "Linf"} | ({} if "fab" in attack.__name__ else {"epsilon": 0.1})
+    options |= {"attacks": ["square"]} if attack is autoattack else {}
+    with pytest.raises(error) as caught:
+        attack(halfspace, images, labels, **options)
+    assert text in str(caught.value)
