@@ -1,18 +1,20 @@
 """Read a torch network into a `ReluGraph` by symbolic tracing, or name the first layer that cannot be read."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from margincons.certificates.relu_graph import Add, Affine, Convolution, Linear, Node, Relu, ReluGraph, Reshape, Scale
+from margincons.certificates.layers import ARITHMETIC, FUNCTIONS, IN_PLACE, MODULES
+from margincons.certificates.relu_graph import Add, Affine, Node, Relu, ReluGraph, Reshape, Scale
 from margincons.errors import UnsupportedLayerError
 
 AGREEMENT = 1e-4  # of the largest logit: float32 differs by less, a layer read wrongly by more
+COMPARED = 8  # images of either kind on which graph and network must agree
 
 
 def relu_graph(model: nn.Module, inputs: Tensor) -> ReluGraph:
@@ -21,36 +23,94 @@ def relu_graph(model: nn.Module, inputs: Tensor) -> ReluGraph:
     Args:
         model: Maps images (n, c, h, w) to logits (n, k), in evaluation mode, made of linear, convolution, average
             pooling, batch normalisation, flattening, ReLU and residual layers, and arithmetic with constants.
-        inputs: Images (n, c, h, w); the first gives the shapes, and a check that graph and network agree.
+        inputs: Images (n, c, h, w); the first gives the shapes. Graph and network must agree on the first few of them,
+            and on random images of every brightness and contrast: on a black one, say, no factor shows.
 
     Raises:
-        UnsupportedLayerError: At the first layer that is none of these.
+        UnsupportedLayerError: At the first layer that is none of these, or where graph and network disagree.
     """
     name = type(model).__name__
     try:
-        traced = fx.symbolic_trace(model)
-    except (fx.proxy.TraceError, TypeError, AttributeError, ValueError) as error:
+        traced = fx.GraphModule(model, _Tracer().trace(model))
+    except (fx.proxy.TraceError, TypeError, AttributeError, NameError, ValueError) as error:
         raise UnsupportedLayerError(name, f"it cannot be traced ({error})") from error
     reader = _Reader(deepcopy(traced).double().requires_grad_(False))
-    image = inputs[:1].detach()
+    inputs = inputs.detach()
     with torch.no_grad():
-        output = reader.run(image.double())
+        output = reader.run(inputs[:1].double())
         if not isinstance(output, _Value) or output.example.dim() != 2:
             raise UnsupportedLayerError(f"the output of {name}", "it is not logits (n, k) computed from the images")
         graph = ReluGraph(tuple(reader.nodes[: output.index + 1]))
-        expected = model(image).double()
-        error = (graph(image) - expected).abs().max().item()
-    if not error <= AGREEMENT * (1 + expected.abs().max()):
-        raise UnsupportedLayerError(name, f"its logits differ from those of its traced layers by {error:.3g}")
+        for images in (inputs[:COMPARED], _random_images(inputs)):  # two calls: a network may also remember the first
+            _check_agreement(graph, model, images)
     return graph
+
+
+def _random_images(like: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    brightness, contrast = torch.rand(2, COMPARED, 1, 1, 1, generator=generator)
+    noise = torch.rand(COMPARED, *like.shape[1:], generator=generator)
+    return torch.lerp(brightness, noise, contrast).to(like)
+
+
+def _check_agreement(graph: ReluGraph, model: nn.Module, images: Tensor) -> None:
+    expected = model(images.clone()).double()  # of a copy, should it write on what it is given
+    logits = graph(images)
+    if logits.shape != expected.shape:
+        reason = f"its logits for {len(images)} images have shape {(*expected.shape,)}, expected {(*logits.shape,)}"
+        raise UnsupportedLayerError(type(model).__name__, reason)
+    error = (logits - expected).abs().max().item()
+    if not error <= AGREEMENT * expected.abs().max():
+        reason = f"its logits differ from those of its traced layers by {error:.3g}"
+        raise UnsupportedLayerError(type(model).__name__, reason)
+
+
+class _Tracer(fx.Tracer):
+    """Torch's own writes ``h += x`` down as ``h = h + x``, and who else holds ``h`` would never know."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Stand in for what a node returns."""
+        return _Proxy(node, self)
+
+
+class _Proxy(fx.Proxy):
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.isub, other)
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.itruediv, other)
+
+    def _in_place(self, operation: Callable, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+
+@dataclass
+class _Memory:
+    """Where a value lies. Views lie in the same place, and a layer in place puts its result there."""
+
+    writes: int = 0
+    lent: bool = False  # by whoever calls the network
 
 
 @dataclass(frozen=True)
 class _Value:
-    """Something computed from the images: its node, and what it is for the example."""
+    """Something computed from the images: its node, what it is for the example, and whether it is still there."""
 
     index: int
     example: Tensor  # (1, ...)
+    memory: _Memory = field(default_factory=_Memory)
+    writes: int = 0  # to its memory when it was put there
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether a layer in place has put something else there since."""
+        return self.writes != self.memory.writes
 
 
 class _Reader(fx.Interpreter):
@@ -61,9 +121,10 @@ class _Reader(fx.Interpreter):
         self.extra_traceback = False  # it would bury our message
         self.nodes: list[Node] = []
 
-    def placeholder(self, target: str, args: tuple, kwargs: dict) -> _Value:
-        """Open the list of nodes with the images."""
-        return self._append(None, (), super().placeholder(target, args, kwargs))
+    def placeholder(self, target: str, args: tuple, kwargs: dict) -> Any:
+        """Open the list of nodes with the images; any other argument has its default."""
+        argument = super().placeholder(target, args, kwargs)
+        return argument if self.nodes else replace(self._append(None, (), argument), memory=_Memory(lent=True))
 
     def call_module(self, target: str, args: tuple, kwargs: dict) -> _Value:
         """Read one of torch's own modules."""
@@ -71,7 +132,8 @@ class _Reader(fx.Interpreter):
         name = f"{target} ({type(module).__name__})"
         if module.training and isinstance(module, nn.Dropout | nn.BatchNorm1d | nn.BatchNorm2d):
             raise UnsupportedLayerError(name, "it is in training mode, call model.eval() first")
-        return self._read(name, _MODULES.get(type(module)), (*args[:1], module, *args[1:]), kwargs)
+        result = self._read(name, MODULES.get(type(module)), (*args[:1], module, *args[1:]), kwargs)
+        return _put(name, args[0], result) if isinstance(module, nn.ReLU) and module.inplace else result
 
     def call_function(self, target: Callable, args: tuple, kwargs: dict) -> Any:
         """Read a function of the images; evaluate one of constants."""
@@ -91,14 +153,19 @@ class _Reader(fx.Interpreter):
 
     def _read_function(self, name: str, args: tuple, kwargs: dict) -> _Value:
         key = name.strip("_")
-        if key in _ARITHMETIC and len(args) == 2 and not kwargs:
-            return self._combine(name, _ARITHMETIC[key], *args)
-        return self._read(name, _FUNCTIONS.get(key), args, {k: v for k, v in kwargs.items() if k != "inplace"})
+        in_place = kwargs.get("inplace") or name.endswith("_") or name in IN_PLACE
+        kwargs = {option: value for option, value in kwargs.items() if option != "inplace"}
+        if key in ARITHMETIC and len(args) == 2 and not kwargs:
+            result = self._combine(name, ARITHMETIC[key], *args)
+        else:
+            result = self._read(name, FUNCTIONS.get(key), args, kwargs)
+        return _put(name, args[0], result) if in_place else result
 
     def _read(self, name: str, make: Callable[..., Affine | Relu | None] | None, args: tuple, kwargs: dict) -> _Value:
         if make is None or not isinstance(args[0], _Value) or _touches_images(args[1:], kwargs):
             raise UnsupportedLayerError(name, "it is none of these")
         value, *rest = args
+        _check_present(name, value)
         try:
             layer = make(value.example, *rest, **kwargs)
         except (TypeError, ValueError) as error:
@@ -106,10 +173,12 @@ class _Reader(fx.Interpreter):
         if layer is None:
             return value
         example = value.example.relu() if isinstance(layer, Relu) else layer.linear(value.example) + layer.bias
-        return self._append(layer, (value.index,), example)
+        result = self._append(layer, (value.index,), example)
+        return replace(result, memory=value.memory, writes=value.writes) if isinstance(layer, Reshape) else result
 
     def _combine(self, name: str, operation: Callable, left: Any, right: Any) -> _Value:
         if isinstance(left, _Value) and isinstance(right, _Value):
+            _check_present(name, left, right)
             if operation is operator.sub:
                 right = self._combine(name, operator.mul, right, -1.0)
             if operation not in (operator.add, operator.sub) or left.example.shape != right.example.shape:
@@ -129,90 +198,20 @@ class _Reader(fx.Interpreter):
         return _Value(len(self.nodes) - 1, example)
 
 
-def _touches_images(args: tuple, kwargs: dict) -> bool:
-    return any(isinstance(arg, _Value) for arg in (*args, *kwargs.values()))
+def _touches_images(args: Iterable, kwargs: dict) -> bool:
+    return any(
+        isinstance(arg, _Value) or (isinstance(arg, tuple | list) and _touches_images(arg, {}))
+        for arg in (*args, *kwargs.values())
+    )
 
 
-def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, *values: Any, **options: Any) -> Convolution:
-    options |= dict(zip(("stride", "padding", "dilation", "groups"), values, strict=False))
-    if isinstance(options.get("padding"), str):
-        raise ValueError(f"padding {options['padding']!r}")
-    return Convolution(weight, 0.0 if bias is None else bias.view(-1, 1, 1), tuple(x.shape[1:]), options)
+def _check_present(name: str, *values: _Value) -> None:
+    if any(value.overwritten for value in values):
+        raise UnsupportedLayerError(name, "it reads what a layer before it has overwritten in place")
 
 
-def _convolution_module(x: Tensor, m: nn.Conv2d) -> Convolution:
-    if m.padding_mode != "zeros":
-        raise ValueError(f"padding mode {m.padding_mode!r}")
-    return _convolution(x, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
-
-
-def _average(x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, *rounding: Any) -> Convolution:
-    ceil_mode, counts_padding = rounding or (False, True)
-    if ceil_mode or (padding not in (0, (0, 0)) and not counts_padding):
-        raise ValueError("ceil_mode, or padding that is not counted")
-    high, wide = _pair(kernel_size)
-    channels = x.shape[1]
-    weight = x.new_full((channels, 1, high, wide), 1 / (high * wide))
-    return _convolution(x, weight, stride=stride or (high, wide), padding=padding, groups=channels)
-
-
-def _pair(size: Any) -> tuple[Any, Any]:
-    return tuple(size) if isinstance(size, tuple | list) else (size, size)
-
-
-def _adaptive_average(x: Tensor, output_size: Any) -> Convolution:
-    wanted = _pair(output_size)
-    sizes = [(size, out or size) for size, out in zip(x.shape[2:], wanted, strict=True)]
-    if any(size % out for size, out in sizes):
-        raise ValueError("windows of unequal size")
-    return _average(x, tuple(size // out for size, out in sizes))
-
-
-def _batch_norm(x: Tensor, m: nn.BatchNorm1d | nn.BatchNorm2d) -> Scale:
-    if m.running_var is None:
-        raise ValueError("no running statistics")
-    weight = 1 / (m.running_var + m.eps).sqrt() * (1.0 if m.weight is None else m.weight)
-    bias = (0.0 if m.bias is None else m.bias) - m.running_mean * weight
-    axes = (-1, *[1] * (x.dim() - 2))
-    return Scale(weight.view(axes), bias.view(axes))
-
-
-def _reshape(x: Tensor, after: Tensor) -> Reshape:
-    if len(after) != 1:
-        raise ValueError("the batch axis changes")
-    return Reshape(tuple(x.shape[1:]), tuple(after.shape[1:]))
-
-
-_MODULES = {
-    nn.Linear: lambda x, m: Linear(m.weight, 0.0 if m.bias is None else m.bias),
-    nn.Conv2d: _convolution_module,
-    nn.ReLU: lambda x, m: Relu(),
-    nn.Flatten: lambda x, m: _reshape(x, m(x)),
-    nn.AvgPool2d: lambda x, m: _average(x, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad),
-    nn.AdaptiveAvgPool2d: lambda x, m: _adaptive_average(x, m.output_size),
-    nn.BatchNorm1d: _batch_norm,
-    nn.BatchNorm2d: _batch_norm,
-    nn.Identity: lambda x, m: None,
-    nn.Dropout: lambda x, m: None,
-}
-_FUNCTIONS = {
-    "linear": lambda x, weight, bias=None: Linear(weight, 0.0 if bias is None else bias),
-    "conv2d": _convolution,
-    "relu": lambda x: Relu(),
-    "flatten": lambda x, *axes, **named: _reshape(x, x.flatten(*axes, **named)),
-    "reshape": lambda x, *shape: _reshape(x, x.reshape(*shape)),
-    "view": lambda x, *shape: _reshape(x, x.reshape(*shape)),
-    "avg_pool2d": _average,
-    "adaptive_avg_pool2d": _adaptive_average,
-}
-_ARITHMETIC = {
-    "add": operator.add,
-    "iadd": operator.add,
-    "sub": operator.sub,
-    "isub": operator.sub,
-    "mul": operator.mul,
-    "imul": operator.mul,
-    "div": operator.truediv,
-    "truediv": operator.truediv,
-    "itruediv": operator.truediv,
-}
+def _put(name: str, target: Any, result: _Value) -> _Value:
+    if not isinstance(target, _Value) or target.memory.lent:
+        raise UnsupportedLayerError(name, "it overwrites the images or a constant in place")
+    target.memory.writes += 1
+    return replace(result, memory=target.memory, writes=target.memory.writes)

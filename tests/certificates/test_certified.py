@@ -37,6 +37,15 @@ def test_a_hyperplane_inside_the_box_has_its_closed_form(method):
             assert_close(bounds, exact, rtol=3e-5, atol=1e-7)
 
 
+def test_sums_instead_of_averages_have_their_closed_form_behind_a_black_image():
+    """f = 2 (x1 + x2 + x3 + x4) - 1 rises by 8 epsilon at most, whereas averages would make it 2 epsilon."""
+    network = nn.Sequential(nn.AvgPool2d(2, divisor_override=1), nn.Flatten(), nn.Linear(1, 2)).eval()
+    network[2].weight.data = torch.tensor([[2.0], [0.0]])
+    network[2].bias.data = torch.tensor([-1.0, 0.0])
+    images = torch.tensor([0.0, 0.25]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
+    assert_close(lower_bounds(network, images, tolerance=1e-5), torch.full((2,), 1 / 8).double(), rtol=1e-4, atol=0)
+
+
 def test_pixels_at_the_end_of_their_range_make_the_margin_larger():
     """f = x1 + x2 - 0.5 at (0.9, 0): only x1 can fall, so the margin is 0.4 in every norm."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
