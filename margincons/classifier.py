@@ -148,9 +148,9 @@ class Classifier:
     @torch.no_grad()
     def _find_head(self, example: Tensor) -> None:
         calls: list[tuple[nn.Module, Tensor]] = []
-        hooks = [
-            _on_call(module, lambda *call: calls.append(call)) for module in self.model.modules() if _has_matrix(module)
-        ]
+        hidden = {inner for module in self.model.modules() if _is_compiled(module) for inner in module.modules()}
+        watched = [module for module in self.model.modules() if _has_matrix(module) and module not in hidden]
+        hooks = [_on_call(module, lambda *call: calls.append(call)) for module in watched]
         try:
             logits = first_logits(self.model, example)
         except torch.OutOfMemoryError as error:
@@ -166,9 +166,8 @@ class Classifier:
                 self._head_call = -sum(later is module for later, _ in calls[number:])
                 return
         if not calls:
-            hidden = any(isinstance(module, torch.jit.ScriptModule) for module in self.model.modules())
             lacking = f"no layer that was used has one row of weights for each of {logits.shape[1]} classes"
-            self.no_head_reason = "TorchScript does not show what passes through its layers" if hidden else lacking
+            self.no_head_reason = "a compiled network does not show what passes its layers" if hidden else lacking
             return
         module, inputs = calls[-1]
         name = next(name for name, candidate in self.model.named_modules() if candidate is module)
@@ -246,9 +245,13 @@ def _on_call(module: nn.Module, note: Callable[[nn.Module, Tensor], None]) -> Re
     return module.register_forward_pre_hook(hook, with_kwargs=True)
 
 
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether hooks are refused, never called, or those of the first call kept: by TorchScript or torch.compile."""
+    compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+    return compiled or isinstance(module, torch.jit.ScriptModule)
+
+
 def _has_matrix(module: nn.Module) -> bool:
-    if isinstance(module, torch.jit.ScriptModule):  # refuses hooks, or never calls them
-        return False
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor):
         return False

@@ -212,13 +212,27 @@ def test_without_a_head_features_are_refused_with_the_reason_and_logits_still_wo
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("compiled", [torch.jit.script, lambda network: torch.jit.trace(network, images(2))])
-def test_a_torchscript_network_has_no_head_that_can_be_watched_and_its_logits_still_work(compiled):
+@pytest.mark.parametrize(
+    "compiled",
+    [
+        torch.jit.script,
+        lambda network: torch.jit.trace(network, images(2)),
+        lambda network: torch.compile(network, backend="eager"),
+        lambda network: nn.Sequential(nn.Identity(), torch.compile(network, backend="eager")),
+    ],
+)
+def test_a_compiled_network_has_no_head_that_can_be_watched_and_its_logits_still_work(compiled):
     network = compiled(plain().eval())
     classifier, inputs = Classifier(network, images(2)), images()
-    assert_close(classifier.logits(inputs), network(inputs))
-    with pytest.raises(NoHeadError, match="TorchScript does not show what passes through its layers; features are un"):
+    for _ in range(2):
+        assert_close(classifier.logits(inputs), network(inputs))
+    with pytest.raises(NoHeadError, match="a compiled network does not show what passes its layers; features are una"):
         classifier.features(inputs)
+
+
+def test_a_head_after_a_compiled_part_is_found():
+    network = nn.Sequential(torch.compile(nn.Flatten(), backend="eager"), nn.Linear(64, 10))
+    assert Classifier(network, images(2)).features(images()).shape == (len(images()), 64)
 
 
 def test_where_memory_runs_out_it_is_said_and_a_search_may_be_tried_with_fewer_images():
