@@ -28,7 +28,7 @@ from margincons.cautions import (
 from margincons.certificates.tracing import relu_graph
 from margincons.classifier import Classifier
 from margincons.data import CLASSES, Images
-from margincons.errors import ClassesError, LabelRangeError, NoGradientError
+from margincons.errors import ClassesError, LabelRangeError, NoGradientError, UsageError
 
 CHECKED = 32  # images looked at, at most
 SPREAD = 1e-4  # of the largest logit: more than the last digits of fp32, as in AutoAttack's check
@@ -42,8 +42,8 @@ def warn_before_work(classifier: Classifier, images: Images, settings: Mapping[s
     Args:
         classifier: The network, on its device.
         images: The whole data set.
-        settings: "batch_size" is the most images that fit; an "epsilon" that is not None means an attack on the
-            cross-entropy, whose gradient is then looked at; a "certificate" means that the layers must be readable.
+        settings: "attack"; "batch_size" is the most images that fit; an "epsilon" that is not None means an attack on
+            the cross-entropy, whose gradient is then looked at; a "certificate" that the layers must be readable.
 
     Raises:
         LabelRangeError: If a label is no class of the network.
@@ -52,11 +52,19 @@ def warn_before_work(classifier: Classifier, images: Images, settings: Mapping[s
         ShapeError: If the network cannot take such images.
         NonFiniteLogitsError: If a logit is NaN or infinite.
         UnsupportedLayerError: If lower bounds are wanted and a layer cannot be read.
+        UsageError: If FAB is to attack a network that draws at random.
     """
     loss = "logit gap" if settings.get("epsilon") is None else "cross-entropy"
     if settings.get("certificate"):
         relu_graph(classifier.model, images.inputs[:1].to(classifier.device))
     found = check_before_work(classifier, images, loss=loss, n=min(CHECKED, settings.get("batch_size", CHECKED)))
+    if settings.get("attack", "").startswith("fab") and any(
+        isinstance(caution, RandomisedWarning) for caution in found
+    ):
+        raise UsageError(
+            "Expected a network that says the same twice: FAB holds its passes against each other, this one draws at "
+            "random. Fix its randomness, or choose another attack."
+        )
     for caution in found:
         warnings.warn(caution, stacklevel=3)
     return plain(found)

@@ -82,7 +82,7 @@ def _price(model_id: str, data: str, out: Path, **asked: Any) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from margincons.records import read_record
-    from margincons.report import as_text, report, unanswered
+    from margincons.report import as_text, report, unanswered, unfound
     from margincons.threat import ThreatModel
 
     tables = {name: read_record(name) for name in options.records}
@@ -90,7 +90,7 @@ def _report(options: argparse.Namespace) -> None:
         ThreatModel(norm=table.attrs["settings"].get("norm", "L2"), epsilon=options.epsilon)  # refuses 8 for 8/255
     rows = report(tables, epsilon=options.epsilon, score=options.score)
     print(as_text(rows, options.form).rstrip("\n"))
-    notes = [*unanswered(tables, epsilon=options.epsilon), *remembered(tables)]
+    notes = [*unanswered(tables, epsilon=options.epsilon), *unfound(tables), *remembered(tables)]
     print(*(f"margincons: {line}\n" for line in notes), sep="", end="", file=sys.stderr)
 
 

@@ -43,6 +43,21 @@ def unanswered(tables: Mapping[str, pd.DataFrame], *, epsilon: float) -> list[st
     ]
 
 
+def unfound(tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Which records count images as robust for want of a witness: one line for each of an attack without a budget."""
+    missed = {
+        name: int((~table["success"].astype(bool)).sum())
+        for name, table in tables.items()
+        if "success" in table and table.attrs.get("settings", {}).get("epsilon") is None
+    }
+    return [
+        f"{name}: no witness was found for {count} of {len(tables[name])} images, which count as robust at every "
+        "epsilon; is the network random, or are its gradients masked? Compare with another attack or effort"
+        for name, count in missed.items()
+        if count
+    ]
+
+
 def as_text(rows: pd.DataFrame, form: str = "text") -> str:
     """Write a report for people ("text", "markdown", "latex") or for programs ("csv").
 

@@ -28,6 +28,7 @@ from margincons.errors import (
     NonFiniteLogitsError,
     ShapeError,
     UnsupportedLayerError,
+    UsageError,
 )
 from margincons.passes import CountPasses
 from margincons.zoo import list_models, load_model
@@ -304,6 +305,16 @@ def test_cautions_before_work_are_warnings_and_what_a_record_keeps():
         warn_before_work(
             Classifier(load_model("digits/masked"), IMAGES.inputs[:2]), IMAGES, {"epsilon": 0.1, "batch_size": 8}
         )
+
+
+def test_fab_is_refused_on_a_network_that_draws_at_random():
+    noisy = Changed(before=lambda inputs: inputs + 0.1 * torch.randn_like(inputs))
+    classifier = Classifier(noisy, IMAGES.inputs[:2])
+    for attack in ("fab_paper", "fab_targeted"):
+        with pytest.raises(UsageError, match="a network that says the same twice"):
+            warn_before_work(classifier, IMAGES, {"attack": attack})
+    with pytest.warns(RandomisedWarning):
+        warn_before_work(classifier, IMAGES, {"attack": "minimum_norm"})
 
 
 def test_cautions_during_work_are_heard_once_by_name_and_given_again():

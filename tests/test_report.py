@@ -11,7 +11,7 @@ from margincons.detection import clean_accuracy, detection, is_brittle, robust_a
 from margincons.errors import MissingColumnError, UnknownNameError
 from margincons.measure import measure
 from margincons.records import read_record
-from margincons.report import as_text, report, unanswered
+from margincons.report import as_text, report, unanswered, unfound
 from margincons.statistics.intervals import Estimate
 
 
@@ -97,6 +97,17 @@ def test_a_budget_attack_at_another_epsilon_is_asked_for_clean_accuracy_only(tmp
     assert rows[0.05]["robust accuracy"].value == ((table["label"] == table["predicted"]) & ~found).mean()
     exact = read_record("digits/trades/Linf/minimum_norm").head(60)  # the blank cells would have been wrong
     assert is_brittle(exact, 0.2).mean() > found.mean() == is_brittle(table, 0.2).mean()
+
+
+def test_images_without_a_witness_are_told_of_since_they_count_as_robust():
+    found = read_record("digits/trades/Linf/minimum_norm").head(40)
+    kept = found["index"] >= 3
+    missed = found.assign(success=found["success"] & kept, upper=found["upper"].where(kept, np.inf))
+    missed.attrs["settings"] = found.attrs["settings"]
+    (line,) = unfound({"r": found, "s": missed})
+    assert line.startswith("s: no witness was found for 3 of 40 images, which count as robust at every epsilon")
+    assert report({"s": missed}, epsilon=1.0).loc["s", "robust accuracy"].value == pytest.approx(3 / 40)
+    assert unfound({"r": read_record("digits/trades/Linf/autoattack")}) == []  # within a budget that is what it asks
 
 
 def test_an_unfinished_record_says_how_far_it_got():
