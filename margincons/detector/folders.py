@@ -46,9 +46,9 @@ def open_images(
     """
     folder = Path(data)
     if not folder.is_dir():
-        if os.sep in data and not folder.exists():
+        if os.sep in str(data) and not folder.exists():
             raise MissingFileError(folder, "folder of images")
-        if data.endswith(".npz"):
+        if Path(data).suffix.lower() == ".npz":
             inputs = load_unlabelled(data, split=split, n=limit)
         else:
             inputs = load_images(data, split=split, n=limit, download=download, lazy=True).inputs

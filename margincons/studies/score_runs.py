@@ -78,7 +78,7 @@ def obtain_scores(
 
 def scored_and_known(data: str, limit: int | None) -> tuple[Images, Images]:
     """Images to score, and others that scores may learn from."""
-    if not data.endswith(".npz"):
+    if Path(data).suffix.lower() != ".npz":
         return load_images(data, n=limit), load_images(data, split="train")
     everything = load_images(data)
     if not limit or limit >= len(everything):
