@@ -158,6 +158,17 @@ def estimates(axes: Axes, columns: dict[str, Sequence[Estimate]], names: Sequenc
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
+def intervals(axes: Axes, drawn: Sequence[Estimate], heights: Sequence[float], *, color: str) -> None:
+    """Draw estimates at heights, (n,) each, with their intervals; one without an end runs out of the Axes there."""
+    value, low, high = (np.array([getattr(one, end) for one in drawn]) for end in ("value", "low", "high"))
+    axes.plot(value, heights, "o", ms=4, color=color)
+    finite = [np.where(np.isfinite(end), end, value) for end in (low, high)]
+    axes.hlines(heights, *finite, color=color, lw=1)
+    edges = axes.get_xlim()
+    axes.hlines(heights, low.clip(*edges), high.clip(*edges), color=color, lw=1)
+    axes.set_xlim(edges)
+
+
 def learning_curve(axes: Axes, sizes: Sequence[int], means: Sequence[Estimate], *, place: int, label: str) -> None:
     """Draw estimates over numbers of images, (m,) each; ``place`` 0, 1, .. keeps several curves apart."""
     style = {"color": (ROBUST, BRITTLE, *COLOURS[2:])[place], "marker": MARKERS[place]}

@@ -12,6 +12,7 @@ import numpy as np
 
 from margincons.errors import DegenerateError, ShapeError, UnknownNameError, UsageError
 from margincons.statistics import metrics, weighted
+from margincons.statistics.few_positives import LIMITS, few_positives
 
 MOST_ROWS = 20_000  # above this many rows, intervals come from a random subsample of this size
 BATCH_CELLS = 8_000_000  # rows x replicates held at once: 64 MB an array
@@ -49,6 +50,11 @@ def estimate(
 ) -> Estimate:
     """A statistic with its interval: Wilson's for the two accuracies, else a percentile bootstrap over rows.
 
+    A threshold at a TPR and its FPR rest on the few positives at one end. Where fewer than five are expected beyond
+    the threshold, that is of fewer than 100 positives at 95%, their limits come from order statistics and exact
+    binomial limits (`margincons.statistics.few_positives`): valid at any size, and infinite, or 0 or 1, where so few
+    positives leave the end open.
+
     Replicates on which the statistic is not defined (one class, a constant) are left out, and ``method`` says how
     many were kept. Above `MOST_ROWS` rows the bootstrap runs on one random subsample without replacement; its
     deviations, shrunk by sqrt(`MOST_ROWS` / n), are set around the value on all rows. A percentile interval never
@@ -73,6 +79,10 @@ def estimate(
     if point in {metrics.accuracy, metrics.robust_accuracy}:
         low, high = _wilson(value, len(columns[0]), level)
         return Estimate(value=value, low=low, high=high, level=level, n=len(columns[0]), method="Wilson score")
+    if point.__name__ in LIMITS and few_positives(columns[0], **options):
+        low, high = LIMITS[point.__name__](*columns, level=level, **options)
+        method = f"order statistics of {int(np.sum(columns[0]))} positives"
+        return Estimate(value=value, low=low, high=high, level=level, n=len(columns[0]), method=method)
     return _bootstrap(
         value,
         lambda weights, *sample: replicate(weights, *sample, **options),
@@ -96,14 +106,23 @@ def paired_difference(
 ) -> Estimate:
     """statistic(target, score_a) - statistic(target, score_b), both on the same bootstrap samples.
 
-    Arguments, errors and interval are those of `estimate`; ``target`` is the first column of the statistic.
+    Arguments, errors and interval are those of `estimate`; ``target`` is the first column of the statistic. Of an FPR
+    with few positives the two scores' own limits, each at half the error, are set against each other, which is wide.
     """
     point, replicate = look_up(statistic)
     check_bootstrap(replicates, level)
     if point in {metrics.accuracy, metrics.threshold_at_tpr, metrics.log_spread}:
         raise UsageError(f"Expected a statistic that compares two scores, got {point.__name__}.")
+    value = point(target, score_a, **options) - point(target, score_b, **options)
+    if point.__name__ in LIMITS and few_positives(target, **options):
+        (a_low, a_high), (b_low, b_high) = (
+            LIMITS[point.__name__](target, score, level=(1 + level) / 2, **options) for score in (score_a, score_b)
+        )
+        ends = {"low": a_low - b_high, "high": a_high - b_low}
+        method = f"order statistics of {int(np.sum(target))} positives"
+        return Estimate(value=value, **ends, level=level, n=len(target), method=method)
     return _bootstrap(
-        point(target, score_a, **options) - point(target, score_b, **options),
+        value,
         lambda weights, t, a, b: replicate(weights, t, a, **options) - replicate(weights, t, b, **options),
         (target, score_a, score_b),
         replicates=replicates,
@@ -123,7 +142,8 @@ def difference(
 ) -> Estimate:
     """A statistic of one network less that of another, on the same rows and the same bootstrap samples.
 
-    Unlike in `paired_difference` every column may differ, as margins do between two networks.
+    Unlike in `paired_difference` every column may differ, as margins do between two networks. It is a bootstrap always,
+    which a threshold at a TPR, or its FPR, with few positives breaks: compare the two intervals of `estimate` instead.
 
     Args:
         statistic: A statistic of `metrics` without options, or its name.

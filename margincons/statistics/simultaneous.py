@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from margincons.errors import DegenerateError, MissingColumnError
+from margincons.statistics.few_positives import LIMITS, few_positives
 from margincons.statistics.intervals import BATCH_CELLS, Estimate, bootstrap_weights, check_bootstrap, look_up
 
 ALONE = 0.95  # level of the interval of one score by itself
@@ -40,6 +41,10 @@ def compare_scores(
     deviation of any gain, each in its own standard errors: scores that vary together need a smaller c than Bonferroni
     would take.
 
+    For an FPR at a TPR with few positives, as in `margincons.statistics.intervals.estimate`, resampling does not serve:
+    every score gets limits of its own that hold at any size, at a level that by Bonferroni keeps all of them together,
+    and a gain's interval sets them against the reference's. That is wide, and even a twin of the reference has a width.
+
     Source: Romano and Wolf, 2005, "Exact and approximate stepdown methods for multiple hypothesis testing", JASA 100,
     of whose procedures this is the first step.
 
@@ -63,6 +68,8 @@ def compare_scores(
         raise MissingColumnError(reference, scores)
     n = len(target)
     values = {name: point(target, column, **options) for name, column in scores.items()}
+    if point.__name__ in LIMITS and few_positives(target, **options):
+        return _set_against(LIMITS[point.__name__], values, target, scores, reference=reference, level=level, **options)
     drawn = _replicates(replicate, target, scores, replicates=replicates, seed=seed, **options)
     drawn = drawn[~np.isnan(drawn).any(axis=1)]
     if len(drawn) < 2:
@@ -98,6 +105,35 @@ def compare_scores(
         )
         for i, name in enumerate(names)
     }
+
+
+def _set_against(
+    limits: Callable[..., tuple[float, float]],
+    values: Mapping[str, float],
+    target: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+    *,
+    reference: str,
+    level: float,
+    **options: float,
+) -> dict[str, Compared]:
+    """Compare by limits that hold for every score at once, without a bootstrap."""
+    each = 1 - (1 - level) / len(scores)
+    together = {name: limits(target, column, level=each, **options) for name, column in scores.items()}
+    least, most = together[reference]
+    found = {}
+    for name, column in scores.items():
+        low, high = limits(target, column, level=ALONE, **options)
+        ends = (together[name][0] - most, together[name][1] - least) if name != reference else (0.0, 0.0)
+        common = {"n": len(target), "method": f"order statistics of {int(np.sum(target))} positives"}
+        common_gain = common | {"method": f"simultaneous over {len(scores) - 1} scores, {common['method']}"}
+        found[name] = Compared(
+            value=Estimate(value=values[name], low=low, high=high, level=ALONE, **common),
+            gain=Estimate(
+                value=values[name] - values[reference], low=ends[0], high=ends[1], level=level, **common_gain
+            ),
+        )
+    return found
 
 
 def _replicates(

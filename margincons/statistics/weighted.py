@@ -3,6 +3,10 @@
 Weights are an array (n, r) of integers held as floats: how often each of n rows was drawn into each of r samples.
 The rows are sorted once, whatever r is. Every function returns one value a sample, (r,): what the statistic is on
 the rows repeated as often as drawn, and NaN where it is not defined (a class is missing, a column is constant).
+
+Rows are drawn one by one, as if they were independent: clusters of like images, and weights of a survey's design, are
+not covered. Nor can samples of the rows show a threshold at a TPR, or its FPR, that few positives decide: for those
+`intervals` turns to `few_positives`.
 """
 
 from collections.abc import Callable

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from margincons import plots
 from margincons.plots import margins as margin_plots
+from margincons.statistics.intervals import Estimate
 from margincons.zoo.bundled import bundled_index
 
 # Dichromats' view of linear RGB. Source: Machado, Oliveira and Fernandes, 2009, IEEE TVCG 15(6), severity 1.
@@ -73,3 +74,18 @@ def test_brittle_images_have_another_mark_than_robust_ones():
     plots.margin_scatter(axes, table, epsilon=0.1)
     robust, brittle = (marks.get_paths()[0] for marks in axes.collections)
     assert len(robust.vertices) != len(brittle.vertices)
+
+
+def test_an_interval_without_an_end_runs_out_of_the_panel_and_moves_no_edge():
+    def bars(*ends):
+        axes = Figure().subplots()
+        drawn = [Estimate(value=2.0, low=low, high=high, n=9, method="") for low, high in ends]
+        plots.intervals(axes, drawn, range(len(drawn)), color="black")
+        last = axes.collections[-1].get_segments()
+        return axes.get_xlim(), [tuple(segment[:, 0]) for segment in last]
+
+    edges, closed = bars((1, 3), (1.5, 2.5))
+    assert closed == [(1, 3), (1.5, 2.5)]
+    beside, opened = bars((1, 3), (1.5, np.inf), (-np.inf, np.inf))
+    assert beside == edges
+    assert opened == [(1, 3), (1.5, edges[1]), edges]

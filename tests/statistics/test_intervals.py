@@ -44,21 +44,21 @@ def test_an_estimate_prints_its_value_and_interval_without_leading_zeros():
 
 @pytest.mark.parametrize("name", NOT_SHARES)
 def test_an_interval_holds_the_value_and_repeats_with_its_seed(name):
-    columns = columns_for(name, 120)
+    columns = columns_for(name, 400)
     first, again, other = (estimate(name, *columns, seed=seed, replicates=300) for seed in (3, 3, 4))
     assert first == again
     assert first != other or name == "threshold_at_tpr"  # which takes few values: scores of single rows
     assert first.value == getattr(metrics, name)(*columns)
     assert first.low < first.value < first.high
-    assert (first.n, first.level, first.method) == (120, 0.95, "bootstrap, 300 replicates")
+    assert (first.n, first.level, first.method) == (400, 0.95, "bootstrap, 300 replicates")
     assert estimate(getattr(metrics, name), *columns, seed=3, replicates=300) == first
 
 
 @pytest.mark.parametrize("name", NOT_SHARES)
 def test_the_bounds_are_the_percentiles_of_naive_resampling(name):
-    columns = columns_for(name, 150)
+    columns = columns_for(name, 300)
     rng = np.random.default_rng(1)
-    rows = rng.integers(150, size=(600, 150))
+    rows = rng.integers(300, size=(600, 300))
     naive = np.sort([getattr(metrics, name)(*(column[r] for column in columns)) for r in rows])
     result = estimate(name, *columns, level=0.8)
     four_errors = 4 * 600 * math.sqrt(0.1 * 0.9 * (1 / 600 + 1 / 1000))  # both bounds are found by sampling
@@ -145,7 +145,7 @@ def test_samples_on_which_the_statistic_is_undefined_are_left_out_and_counted():
 
 def test_a_score_does_not_differ_from_itself_nor_from_an_increasing_map_of_it():
     for name in sorted(set(NOT_SHARES) - {"threshold_at_tpr", "log_spread"}):
-        target, score = columns_for(name, 80)
+        target, score = columns_for(name, 300)
         for other in (score, np.exp(score)):
             result = paired_difference(name, target, score, other, replicates=50)
             assert (result.value, result.low, result.high) == (0, 0, 0)

@@ -14,13 +14,13 @@ from margincons.studies.score_quality import gains, quality, values, verdict, ve
 @pytest.fixture(scope="module")
 def table():
     draw = np.random.default_rng(0)
-    margin = draw.uniform(0.01, 0.3, size=120)
+    margin = draw.uniform(0.01, 0.3, size=400)
     return pd.DataFrame(
         {
             "upper": margin,
-            "logit_margin": margin + 0.1 * draw.normal(size=120),
-            "gradient_norm": -margin + 0.02 * draw.normal(size=120),  # high where brittle, and better
-            "energy": draw.normal(size=120),  # noise
+            "logit_margin": margin + 0.1 * draw.normal(size=400),
+            "gradient_norm": -margin + 0.02 * draw.normal(size=400),  # high where brittle, and better
+            "energy": draw.normal(size=400),  # noise
         }
     )
 
@@ -84,5 +84,5 @@ def test_tables_by_network_mark_what_is_told_apart_and_leave_gaps_blank(table):
 def test_what_has_no_answer_is_refused(table):
     with pytest.raises(UnknownNameError, match="Unknown score 'upper'"):
         quality(table, ["upper"], epsilon=0.1)
-    with pytest.raises(DegenerateError, match="none of 120 rows are positive"):
+    with pytest.raises(DegenerateError, match="none of 400 rows are positive"):
         quality(table, ["energy"], epsilon=0.001)
