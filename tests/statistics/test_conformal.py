@@ -140,6 +140,13 @@ def test_ties_make_a_threshold_flag_more_never_less():
     assert split_rates(brittle, table["entropy"].to_numpy(), rate=0.1)["rate"].mean() <= 0.1
 
 
+def test_flagged_and_missed_are_counted_on_the_judged_images_alone():
+    values = np.random.default_rng(3).random(40)
+    found = split_rates(np.ones(40, bool), values, rate=0.3, calibrated=39)  # one image is judged: flagged or missed
+    assert set(found["flagged"]) == {0.0, 1.0}
+    assert (found["flagged"] == 1 - found["rate"]).all()
+
+
 def test_a_shift_is_judged_on_the_same_halves_and_keeps_no_promise():
     values, brittle = np.random.default_rng(0).random(400), np.arange(400) % 2 == 0
     options = {"rate": 0.1, "splits": 20}

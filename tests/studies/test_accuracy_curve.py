@@ -39,6 +39,12 @@ def test_below_the_robustness_margin_the_accuracy_holds_and_at_it_no_longer(rows
     assert (right & (margins > found)).mean() < accuracy
 
 
+def test_the_share_wanted_is_the_decimal_that_was_written():
+    margins = np.arange(1.0, 101)
+    found = robustness_margin(record(margins, np.ones(100, bool)), accuracy=0.55)  # of 100: 55.00000000000001
+    assert found.value == 46  # 55 images, those from 46 to 100, hold below it
+
+
 def test_the_interval_of_the_robustness_margin_covers_the_radius_of_the_population():
     draw = np.random.default_rng(0)
     covered = 0

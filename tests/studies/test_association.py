@@ -80,6 +80,11 @@ def test_where_there_is_no_relation_small_chances_are_no_more_frequent_than_they
             assert level < 0.3 or frequent > 60 * level
 
 
+def test_the_data_counts_among_its_permutations_so_that_no_chance_is_zero():
+    sure = association(networks(recipes=14, across=8, within=8), "x", "y", **QUICK)  # beyond each of 99 permutations
+    assert (sure.p, sure.p_within) == (1 / 100, 1 / 100)
+
+
 def test_a_property_goes_with_itself_and_against_its_negative():
     table = networks()
     itself = association(table.assign(z=table["x"]), "x", "z")

@@ -156,6 +156,27 @@ def test_both_intervals_hold_the_truth_as_often_as_promised_and_the_estimate_alw
     assert (np.mean(held, axis=0) > 0.95 - 2 * np.sqrt(0.95 * 0.05 / 150)).all()
 
 
+def test_the_band_of_a_reach_leaves_half_of_the_error_to_either_end():
+    rng = np.random.default_rng(7)
+    upper = rng.uniform(size=80)
+    guess, radii = upper**2, np.sort(np.concatenate([upper, upper**2]))
+    draws = np.random.default_rng(0)
+    rows = [draws.integers(80, size=80) for _ in range(200)]
+    seen, *drawn = (
+        np.array([(guess[r] <= radius).mean() - (upper[r] <= radius).mean() for radius in radii])
+        for r in (np.arange(80), *rows)
+    )
+    strayed = np.sort([np.abs(one - seen).max() for one in drawn])
+    ends = {}
+    for chance in (0.975, 0.95):
+        band = strayed[round(200 * chance) - 1]
+        beyond = [np.abs(seen) - band > tolerance + 1e-12 for tolerance in np.arange(0.01, 0.2, 0.01)]
+        ends[chance] = [radii[one.argmax()] if one.any() else np.inf for one in beyond]
+    table = record(upper, guess=guess)
+    found = [curve_gap(table, predicted="guess", tolerance=t).reach.high for t in np.arange(0.01, 0.2, 0.01)]
+    assert found == ends[0.975] != ends[0.95]
+
+
 def test_where_both_curves_are_one_and_only_the_images_differ_no_difference_is_found():
     rng, nothing, nowhere = np.random.default_rng(4), [], []
     for seed in range(100):

@@ -87,6 +87,14 @@ def test_verdicts_find_the_broken_and_the_kept_and_leave_the_rest_open_as_one_fa
     assert "verdict" not in cells  # what was passed is left alone
 
 
+def test_changed_scores_are_looked_for_as_often_as_there_are_cells_and_so_raised():
+    columns = {"chance of more": [0.5] * 4, "widened": [None] * 4}
+    cells = pd.DataFrame(columns | {"chance of change": [0.02, 0.02, 0.6, 0.01]})
+    judged = verdicts(cells, miss_rate=0.1)
+    assert judged["changed"].tolist() == [False, False, False, True]  # 4 * 0.01 is below 5%, 3 * 0.02 is not
+    assert judged["verdict"].tolist() == [OPEN] * 4
+
+
 def test_where_nothing_changes_no_promise_of_a_family_is_called_broken_more_often_than_once_in_twenty():
     draw, families = np.random.default_rng(1), []
     for _ in range(60):
