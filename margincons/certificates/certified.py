@@ -28,8 +28,10 @@ def lower_bounds(
 ) -> Tensor:
     """Radii within which no image of the pixel box leaves its class, whatever the attack.
 
-    Computed in double precision on the network's own weights. Logits in float32 differ from these by about 1e-6 of
-    their size, so a bound holds for the network as it runs to about that fraction of the margin.
+    Computed in double precision on the network's own weights. In float32 logits differ by about 1e-6 of their size,
+    and a gap of two logits by as much. So the network as it runs may leave the class a little inside a bound: by
+    about 1e-6 * (largest logit) / (gap at the image) of it, 1e-5 for a gap of a tenth of the logits, all of it for a
+    gap that rounding can bridge. A witness leads by more than that (`attacks.result`), so none is below a bound.
 
     Args:
         model: Maps images (n, c, h, w) to logits (n, k), in evaluation mode; see `relu_graph` for its layers.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from margincons.attacks.result import STRETCHES, AttackResult, leads_clearly, rival_lead, step_outwards
+from margincons.attacks.result import AttackResult, rival_lead
 from margincons.certificates.boxes import Ball, whole_box_radius
 from margincons.certificates.branching import ROUNDING, surviving_boxes
 from margincons.certificates.certified import certified_radius, class_gaps
@@ -24,7 +24,8 @@ from margincons.certificates.nearby import nearby_adversarial
 from margincons.certificates.program import tighten
 from margincons.certificates.relu_graph import ReluGraph
 from margincons.certificates.tracing import relu_graph
-from margincons.threat import check_images, check_norm, per_item, vector_norm
+from margincons.certificates.witnesses import push_over
+from margincons.threat import check_images, check_norm, vector_norm
 
 AGREEMENT = 1e-6  # of dual bound and incumbent, for a margin to be called optimal
 FEW = 8  # unstable ReLUs that the search deals with faster than linear programs can narrow their bounds
@@ -39,7 +40,9 @@ class ExactMargins:
 
     The margin is the least distance at which another class is level with the predicted one. Where argmax breaks
     the tie for the predicted class (the first of equals), the incumbent itself is not yet misclassified: `witness`
-    is a point next to it that is. A margin can even be 0 without a witness at 0.
+    is a point next to it that is, looked for outwards and up the rival's lead, at most 1% farther or 0.01 (L2) away.
+    It is no part of what is proved, and its ``success`` is False where that search found none: classes may be level
+    without either ever leading clearly. A margin can even be 0 without a witness at 0.
     """
 
     lower: Tensor  # (n,), dual bound: no adversarial image is nearer; infinite where there is none
@@ -47,7 +50,7 @@ class ExactMargins:
     status: tuple[str, ...]  # "optimal" (they agree within 1e-6), "infeasible" (both infinite) or "time_limit"
     incumbent: Tensor  # (n, c, h, w), the point at that distance; the clean image where there is none
     lead: Tensor  # (n,), of the best rival at the incumbent, by the network itself in its own precision: about 0
-    witness: AttackResult  # the incumbent pushed outwards until it is adversarial in any batch
+    witness: AttackResult  # the incumbent pushed over the boundary until it is adversarial in any batch
     seconds: Tensor  # (n,)
 
 
@@ -154,19 +157,6 @@ def _search_class(
     return outcome.lower, outcome.point
 
 
-def _push_over(model: nn.Module, inputs: Tensor, incumbent: Tensor, labels: Tensor) -> Tensor:
-    """Make witnesses of incumbents, which lie on the boundary: outwards, or else up the lead of the rival class."""
-    moved = step_outwards(model, inputs, incumbent, labels)
-    with torch.enable_grad():
-        watched = incumbent.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(rival_lead(model(watched), labels).sum(), watched)
-    slope = slope / per_item(vector_norm(slope, "L2").clamp_min(torch.finfo(slope.dtype).tiny), slope)
-    for stretch in STRETCHES:
-        short = ~leads_clearly(model(moved), labels)
-        moved[short] = (incumbent + stretch * slope).clamp(0, 1)[short]
-    return moved
-
-
 def _collect(
     model: nn.Module,
     inputs: Tensor,
@@ -187,13 +177,12 @@ def _collect(
     )
     incumbent = incumbent.to(inputs.dtype)
     lead = rival_lead(model(incumbent), labels)
-    outwards = _push_over(model, inputs, incumbent, labels)
     return ExactMargins(
         lower=lower,
         upper=upper,
         status=status,
         incumbent=incumbent,
         lead=lead,
-        witness=AttackResult.judge(model, inputs, outwards, labels, norm=norm),
+        witness=push_over(model, inputs, incumbent, labels, found=found, norm=norm),
         seconds=torch.tensor([seconds for _, _, seconds in solved]),
     )
