@@ -38,6 +38,14 @@ def test_the_linf_minimum_is_attained_at_a_corner(ball):
     assert_close(domain.minimum(forms), attained)
 
 
+@pytest.mark.parametrize(("norm", "form", "least"), [("L2", [1, 1, 1], 1 - 0.1 * 2**0.5), ("L1", [2, 1, 1], 0.9)])
+def test_a_black_pixel_adds_nothing_to_the_minimum(norm, form, least):
+    """At (0, 0.5, 0.5) only the last two pixels can fall: the ball's box would allow 0.8 in either norm."""
+    centre = torch.tensor([0.0, 0.5, 0.5]).double().view(1, 1, 1, 3)
+    domain = Ball(centre, torch.tensor([0.1]).double(), norm)
+    assert domain.minimum(torch.tensor(form).double().view(1, 1, 1, 1, 3)).item() == pytest.approx(least)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_far_from_the_pixel_box_the_minimum_is_the_dual_norm(norm):
     domain = Ball(torch.full((1, 1, 2, 2), 0.5, dtype=torch.float64), torch.tensor([0.1], dtype=torch.float64), norm)

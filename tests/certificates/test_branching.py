@@ -1,8 +1,10 @@
 import time
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from margincons.certificates import relu_graph
 from margincons.certificates.boxes import Ball
@@ -55,6 +57,18 @@ def test_branching_proves_what_one_relaxation_cannot(residual, points_of):
     options = {"deadline": time.monotonic() + 60}
     assert surviving_boxes(graph, ball, form, most=1, **options) is not None
     assert surviving_boxes(graph, ball, form, most=4096, **options) is None
+
+
+@pytest.mark.parametrize(("constant", "survives"), [(-0.4001, True), (-0.3999, False)])
+def test_a_form_survives_exactly_where_it_reaches_zero(constant, survives):
+    """f = max(x, 0) + c on [0.4, 0.6]: its ReLU is on, so its least value is 0.4 + c."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 2)).eval()
+    for parameter, values in zip(network.parameters(), ([[1]], [0], [[1], [0]], [constant, 0]), strict=True):
+        parameter.data = torch.tensor(values, dtype=torch.float32)
+    ball = Ball(torch.full((1, 1, 1, 1), 0.5).double(), torch.tensor([0.1]).double(), "Linf")
+    graph, form = relu_graph(network, ball.centre.float()), torch.tensor([1.0, -1.0]).double()
+    boxes = surviving_boxes(graph, ball, form, most=8, deadline=time.monotonic() + 60)
+    assert (boxes is not None) == survives
 
 
 def test_more_branches_leave_smaller_boxes(residual, points_of):
