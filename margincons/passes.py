@@ -36,17 +36,18 @@ class CountPasses(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Pass images through the network and count them."""
+        counts = self.__dict__  # setting an attribute of a module takes as long as a layer of a small network
         if self._verifying:
-            self.verification_images += len(inputs)
+            counts["verification_images"] += len(inputs)
             return getattr(self.model, "recalled", self.model)(inputs)  # see `margincons.recall`
-        self.forward_images += len(inputs)
+        counts["forward_images"] += len(inputs)
         logits = self.model(inputs)
         if logits.requires_grad:
             logits.register_hook(self._count_backward)
         return logits
 
     def _count_backward(self, gradient: Tensor) -> None:
-        self.backward_images += len(gradient)
+        self.__dict__["backward_images"] += len(gradient)
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -66,12 +67,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         got = f"the {type(model).__name__} {model!r:.60}"
         raise UsageError(f"Expected a network, a torch.nn.Module, got {got}; load_model gives the one of a name.")
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    if any(training for _, training in modes):
+        model.eval()
     try:
         yield
     finally:
         for module, training in modes:
-            module.training = training
+            if module.training != training:
+                module.training = training
 
 
 def in_eval_mode(function: Callable) -> Callable:
