@@ -81,7 +81,6 @@ def main() -> None:
     parser.add_argument("--norms", nargs="+", default=["Linf", "L2", "L1"])
     parser.add_argument("--images", type=int, default=100, help="images per network, from the first")
     parser.add_argument("--attacks", default="", help="only attacks whose name contains this")
-    parser.add_argument("--skip", default="Brendel", help="no attack whose name contains this: half a minute an image")
     parser.add_argument("--shared", type=Path, default=Path("../../shared/data"), help="folder with nets.py and images")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=100)
@@ -97,7 +96,7 @@ def main() -> None:
         for group in options.sets
         for net, data in networks(group, options.shared).items()
         for name, attack in all_attacks(norm).items()
-        if options.attacks in name and options.skip not in name
+        if options.attacks in name
     ]
     for norm, group, net, data, name, attack in tqdm(jobs, desc="benchmark"):
         path = options.out / norm / group / f"{net.rsplit('/')[-1]}--{name.replace(' ', '_')}.parquet"

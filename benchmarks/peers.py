@@ -82,7 +82,7 @@ def foolbox(norm: str) -> dict[str, Attack]:
         },
         "L1": {
             "foolbox FMN 1000": fb.attacks.L1FMNAttack(steps=1000),
-            "foolbox EAD": fb.attacks.EADAttack(),
+            "foolbox EAD 9x1000": fb.attacks.EADAttack(steps=1000),
             "foolbox Brendel-Bethge 1000": fb.attacks.L1BrendelBethgeAttack(),
         },
     }
