@@ -95,6 +95,20 @@ def test_a_check_rejects_a_usual_mistake_and_says_what_it_is(name, right, wrong,
         run(task, task.solution.replace(right, wrong))
 
 
+@pytest.mark.parametrize(
+    ("name", "right", "same"),
+    [
+        ("check_is_adversarial", "epsilon + 1e-6", "epsilon"),
+        ("check_reordering", "logits / (1 + length) ** 2", "(logits / (1 + length) ** 2).numpy()"),
+    ],
+)
+def test_a_check_takes_other_right_answers(name, right, same, capsys):
+    task = TASKS[name]
+    assert right in task.solution
+    run(task, task.solution.replace(right, same))
+    assert capsys.readouterr().out == "Right.\n"
+
+
 PARTS = ("Evaluating robustness", "The paper", "Measuring margins", "From paper to practice")
 TOC = yaml.safe_load((NOTEBOOKS.parent / "_toc.yml").read_text())["parts"]
 TAUGHT = [Path(page["file"]).name for part in TOC if part["caption"] in PARTS for page in part["chapters"]]

@@ -13,6 +13,7 @@ WRONG = {
             "set it against",
         ),
         (".clamp(0, 1)", ".clamp(0, 1) - inputs", "the images are asked for"),
+        ("model(moved), labels", "model(moved), model(inputs).argmax(dim=1)", "decision is attacked"),
     ],
     "check_is_adversarial": [
         ("near & is_image", "is_image", "mind the budget"),
@@ -20,6 +21,10 @@ WRONG = {
         (" & misclassified", "", "still right"),
         ("!= labels", "!= model(inputs).argmax(dim=1)", "not with the label"),
         ("amax(dim=1)", "mean(dim=1)", "not the mean one"),
+        ("epsilon + 1e-6", "1.2 * epsilon", "of 96 values are wrong"),
+        ("epsilon + 1e-6", "5 * epsilon", "of 96 values are wrong"),
+        ("(candidates >= 0) & (candidates <= 1)", "candidates >= 0", "of 96 values are wrong"),
+        ("(candidates >= 0) & (candidates <= 1)", "candidates <= 1", "of 96 values are wrong"),
     ],
     "check_pgd": [
         ("point = adversarial", "point = inputs", "at the clean image in every step"),
@@ -29,6 +34,7 @@ WRONG = {
         ("+ step_size", "- step_size", "down, not up"),
         ("adversarial = adversarial +", "adversarial = inputs +", "starts anew"),
         ("range(steps)", "range(steps - 2)", "of 768 values are wrong"),
+        ("model(point), labels", "model(point), model(inputs).argmax(dim=1)", "decision is attacked"),
     ],
     "check_project_l2": [
         (".clamp(max=1)", "", "were made longer"),
@@ -97,6 +103,7 @@ WRONG = {
         ("scores[found]", "scores", "all images were ranked"),
         ("falling[rank - 1]", "falling[rank]", "one rank too far"),
         ("zip(logit_margins, brittle, strict=True)", "[(logit_margins, brittle)]", "pooled"),
+        (" if rank else np.inf", "", "all must be flagged"),
     ],
     "check_stretch_spread": [
         ("np.log", "", "logarithm is missing"),
@@ -169,6 +176,8 @@ WRONG |= {  # of evaluations that go wrong, and of records
         ("logits / (1 + length) ** 2", "logits.clamp(min=0)", "logits tie"),
         ("logits / (1 + length) ** 2", "logits.where(logits == logits.amax(dim=1, keepdim=True), -logits)", "change"),
         ("logits / (1 + length) ** 2", "logits.amax(dim=1)", "expected logits of the shape"),
+        ("logits / (1 + length) ** 2", "logits * (1 + torch.arange(len(logits)))[:, None]", "rest of the batch"),
+        ("logits / (1 + length) ** 2", "logits * (1 + torch.rand(len(logits), 1))", "or on chance"),
     ],
     "check_straight_through": [
         ("inputs + (rounded - inputs).detach()", "rounded", "the gradient is zero"),

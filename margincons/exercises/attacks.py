@@ -9,23 +9,26 @@ from torch import Tensor, nn
 from margincons.attacks.fgsm import fgsm
 from margincons.attacks.steps import input_gradient
 from margincons.exercises.checking import Function, check
-from margincons.exercises.fixtures import digits, network
+from margincons.exercises.fixtures import digits, network, partly_misclassified
 from margincons.threat import project
+
+ATTACKS_DECISION = "the decision is attacked; where it is wrong already, only the loss of the label makes sense"
 
 
 def check_is_adversarial(student: Function) -> None:
     """Check ``student(model, inputs, candidates, labels, epsilon)``, booleans (n,), of page `adversarial`."""
     model, epsilon = network(), 0.15
     inputs, labels = digits()
-    found = fgsm(model, inputs, labels, epsilon=epsilon).adversarial
+    found = fgsm(model, inputs, labels, epsilon=0.99 * epsilon).adversarial  # with or without room for rounding
+    beyond = (inputs + 1.1 * epsilon).clamp(max=1)
     one_pixel = inputs.clone()
     one_pixel[..., 4, 4] = (inputs[..., 4, 4] < 0.5).double()  # far in l_inf, near on average
-    candidates = torch.cat([found, inputs, inputs, inputs - 0.1, one_pixel, 1 - inputs])
     wrong = (labels + 1) % 10  # a label that the clean image misses already
-    labels = torch.cat([labels, labels, wrong, wrong, wrong, wrong])
+    pairs = [(found, labels), (inputs, labels), (inputs, wrong), (inputs - 0.1, wrong), (inputs + 0.1, wrong)]
+    pairs += [(beyond, wrong), (one_pixel, wrong), (1 - inputs, wrong)]
 
     def near(inputs: Tensor, candidates: Tensor, epsilon: float) -> Tensor:
-        return (candidates - inputs).abs().flatten(1).amax(dim=1) <= epsilon + 1e-6
+        return (candidates - inputs).abs().flatten(1).amax(dim=1) <= epsilon
 
     def is_image(candidates: Tensor) -> Tensor:
         return ((candidates >= 0) & (candidates <= 1)).flatten(1).all(dim=1)
@@ -38,9 +41,9 @@ def check_is_adversarial(student: Function) -> None:
         cases=[
             {
                 "model": model,
-                "inputs": inputs.repeat(6, 1, 1, 1),
-                "candidates": candidates,
-                "labels": labels,
+                "inputs": inputs.repeat(len(pairs), 1, 1, 1),
+                "candidates": torch.cat([candidates for candidates, _ in pairs]),
+                "labels": torch.cat([labels for _, labels in pairs]),
                 "epsilon": epsilon,
             }
         ],
@@ -65,12 +68,14 @@ def check_is_adversarial(student: Function) -> None:
 
 def check_fgsm(student: Function) -> None:
     """Check ``student(model, inputs, labels, epsilon)``, images one signed step away, of page `fgsm`."""
-    model, (inputs, labels), epsilon = network(), digits(), 0.15
+    model, epsilon = network(), 0.15
+    inputs, labels = partly_misclassified(model)
 
     def step(direction: Tensor) -> Tensor:
         return (inputs + epsilon * direction).clamp(0, 1)
 
     gradient = input_gradient(model, inputs, labels)
+    of_decision = input_gradient(model, inputs, model(inputs).argmax(dim=1))
     moved = inputs.clone().requires_grad_()
     (of_logit,) = torch.autograd.grad(-model(moved).gather(1, labels[:, None]).sum(), moved)
     check(
@@ -92,19 +97,22 @@ def check_fgsm(student: Function) -> None:
                 of_logit.sign()
             ),
             "this is the perturbation; the images are asked for": lambda *_: step(gradient.sign()) - inputs,
+            ATTACKS_DECISION: lambda *_: step(of_decision.sign()),
         },
     )
 
 
 def check_pgd(student: Function) -> None:
     """Check ``student(model, inputs, labels, epsilon, steps, step_size)``, the last of the steps, of page `pgd`."""
-    model, (inputs, labels) = network(), digits()
+    model = network()
+    inputs, labels = partly_misclassified(model)
 
     def climb(
         epsilon: float,
         steps: int,
         step_size: float,
         *,
+        leave: Tensor = labels,
         sign: Callable[[Tensor], Tensor] = torch.sign,
         at_the_start: bool = False,
         anew: bool = False,
@@ -113,7 +121,7 @@ def check_pgd(student: Function) -> None:
     ) -> Tensor:
         adversarial = inputs
         for _ in range(steps):
-            direction = sign(input_gradient(model, inputs if at_the_start else adversarial, labels))
+            direction = sign(input_gradient(model, inputs if at_the_start else adversarial, leave))
             adversarial = (inputs if anew else adversarial) + step_size * direction
             if projected:
                 adversarial = inputs + (adversarial - inputs).clamp(-epsilon, epsilon)
@@ -139,6 +147,7 @@ def check_pgd(student: Function) -> None:
             "the sign of the gradient is missing": mistake(sign=lambda gradient: gradient),
             "the loss goes down, not up": mistake(sign=lambda gradient: -gradient.sign()),
             "every step starts anew from the clean image; start where the last one ended": mistake(anew=True),
+            ATTACKS_DECISION: mistake(leave=model(inputs).argmax(dim=1)),
         },
     )
 

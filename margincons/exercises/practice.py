@@ -8,7 +8,7 @@ from margincons.attacks.result import rival_lead
 from margincons.detector.attacks import wrong_class_margin
 from margincons.exercises.checking import Function, check
 from margincons.exercises.paper import MARGINS
-from margincons.statistics.conformal import conformal_threshold
+from margincons.statistics.conformal import conformal_rank, conformal_threshold
 from margincons.studies.scaling import tail_exponent
 
 
@@ -42,10 +42,11 @@ def check_worst_threshold(student: Function) -> None:
     """Check ``student(logit_margins, brittle, miss_rate)``, the threshold for the worst kind, of page `shift`."""
     draw = np.random.default_rng(0)
     margins = draw.gamma(2.0, size=(3, 20)) * np.array([[1.0], [3.0], [2.0]])
-    brittle = np.arange(20) % np.array([[2], [3], [1]]) == 0  # 10, 7 and 20 of them
+    brittle = np.arange(20) % np.array([[2], [3], [1]]) == 0  # 10, 7 and 20 of them: 7 cannot promise 0.1
 
     def each(margins: np.ndarray, brittle: np.ndarray, rate: float) -> list[float]:
-        return [-conformal_threshold(-row[found], rate) for row, found in zip(margins, brittle, strict=True)]
+        kinds = [row[found] for row, found in zip(margins, brittle, strict=True)]
+        return [-conformal_threshold(-row, rate) if conformal_rank(len(row), rate) else np.inf for row in kinds]
 
     def pooled(margins: np.ndarray, brittle: np.ndarray, rate: float) -> float:
         return -conformal_threshold(-margins[brittle], rate)
@@ -53,11 +54,11 @@ def check_worst_threshold(student: Function) -> None:
     def ranked(margins: np.ndarray, brittle: np.ndarray, beyond: int, rate: float) -> float:
         kinds = zip(margins, brittle, strict=True)
         falling = [np.sort(row[found])[::-1] for row, found in kinds]
-        return max(row[int(rate * (len(row) + 1)) - 1 + beyond] for row in falling)
+        return max(row[conformal_rank(len(row), rate) - 1 + beyond] for row in falling)
 
     check(
         student,
-        cases=[{"logit_margins": margins, "brittle": brittle, "miss_rate": rate} for rate in (0.25, 0.4)],
+        cases=[{"logit_margins": margins, "brittle": brittle, "miss_rate": rate} for rate in (0.25, 0.4, 0.1)],
         answer=lambda m, b, rate: max(each(m, b, rate)),
         mistakes={
             "this is the threshold that flags least; on the other kinds it misses more than promised": lambda m, b, r: (
@@ -72,6 +73,9 @@ def check_worst_threshold(student: Function) -> None:
             ),
             "this is one rank too far: of k = floor(rate (m + 1)), the k-th largest is flagged too": lambda m, b, r: (
                 ranked(m, b, 1, r)
+            ),
+            "a kind with too few brittle images to promise that rate has no threshold: all must be flagged": (
+                lambda m, b, r: ranked(m, b, 0, r)
             ),
         },
     )
