@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from margincons.consistency import column
-from margincons.detection import Curves
+from margincons.detection import Curves, is_brittle
 from margincons.statistics.intervals import Estimate
 from margincons.zoo.bundled import bundled_index
 
@@ -30,13 +30,14 @@ def use_style() -> None:
 
 
 def model_style(model_id: str) -> dict[str, str | tuple]:
-    """Colour, marker and line style of a network: the same on every page."""
+    """Colour, marker and line style of a network: the same on every page, and no two bundled networks alike."""
     known = list(bundled_index())
     place = known.index(model_id) if model_id in known else zlib.crc32(model_id.encode())
+    again = place // len(COLOURS) % 2  # the second time a colour has another marker, and no page's few networks share one
     return {
-        "color": COLOURS[place % len(COLOURS)],
-        "marker": MARKERS[place % len(MARKERS)],
-        "linestyle": _DASHES[place % len(_DASHES)],
+        "color": COLOURS[(place + again * (place + 5)) % len(COLOURS)],
+        "marker": MARKERS[(place + again * 4) % len(MARKERS)],
+        "linestyle": _DASHES[(place + again) % len(_DASHES)],
     }
 
 
@@ -58,8 +59,7 @@ def margin_scatter(
 
     Images without a finite margin are left out here; count them beside the figure.
     """
-    scores, margins = column(table, score), column(table, margin)
-    brittle = margins <= epsilon
+    scores, margins, brittle = column(table, score), column(table, margin), is_brittle(table, epsilon, margin)
     axes.scatter(scores[~brittle], margins[~brittle], s=9, c=ROBUST, alpha=0.5, linewidths=0, label="robust")
     axes.scatter(scores[brittle], margins[brittle], s=13, c=BRITTLE, alpha=0.8, marker="x", lw=0.9, label="brittle")
     axes.axhline(epsilon, color="#444444", lw=1, ls="--")
@@ -94,15 +94,15 @@ def binned_medians(axes: Axes, bins: pd.DataFrame, *, model_id: str, score: str 
 
 def roc(axes: Axes, curves: Curves, *, model_id: str) -> None:
     """Draw one ROC curve."""
-    style = {key: value for key, value in model_style(model_id).items() if key != "marker"}
-    axes.plot(curves.false_positive_rate, curves.true_positive_rate, **style, label=short_name(model_id))
+    style = model_style(model_id) | {"markevery": 0.15, "ms": 4, "label": short_name(model_id)}
+    axes.plot(curves.false_positive_rate, curves.true_positive_rate, **style)
     axes.set(xlabel="robust images flagged (FPR)", ylabel="brittle images found (TPR)", xlim=(0, 1), ylim=(0, 1.01))
 
 
 def precision_recall(axes: Axes, curves: Curves, *, model_id: str) -> None:
     """Draw one precision-recall curve."""
-    style = {key: value for key, value in model_style(model_id).items() if key != "marker"}
-    axes.step(curves.recall, curves.precision, where="post", **style, label=short_name(model_id))
+    style = model_style(model_id) | {"markevery": 0.15, "ms": 4, "label": short_name(model_id)}
+    axes.step(curves.recall, curves.precision, where="post", **style)
     axes.set(xlabel="brittle images found (recall)", ylabel="precision", xlim=(0, 1), ylim=(0, 1.01))
 
 
@@ -268,8 +268,8 @@ def matrix(axes: Axes, values: pd.DataFrame, *, unit: str = "") -> None:
 
 def accuracy_curve(axes: Axes, curve: pd.DataFrame, *, model_id: str) -> None:
     """Draw robust accuracy over epsilon, from `margincons.studies.accuracy_curve`, with its intervals."""
-    style = {key: value for key, value in model_style(model_id).items() if key != "marker"}
+    style = model_style(model_id) | {"markevery": 0.15, "ms": 4, "label": short_name(model_id)}
     value, low, high = ([getattr(e, end) for e in curve["accuracy"]] for end in ("value", "low", "high"))
     axes.fill_between(curve["epsilon"], low, high, color=style["color"], alpha=0.12, lw=0)
-    axes.plot(curve["epsilon"], value, **style, label=short_name(model_id))
+    axes.plot(curve["epsilon"], value, **style)
     axes.set(xlabel="epsilon", ylabel="robust accuracy", xlim=(0, None), ylim=(0, 1.01))

@@ -12,7 +12,6 @@ from margincons.studies.score_jobs import CERTIFIED, SCORED
 from margincons.studies.score_quality import STATISTICS, spoken
 
 GREY = "#888888"
-FILLS = ("full", "none", "left", "bottom")  # of marks that come again in one figure
 
 
 def passes(costs: pd.DataFrame) -> pd.Series:
@@ -52,13 +51,10 @@ def score_values(
         statistic: "tau", "AUROC" or ``"FPR@95"``.
         reference: The score that others are compared with.
     """
-    drawn: list[str] = []
     shifts = 0.6 * ((np.arange(len(found)) + 0.5) / len(found) - 0.5)
     for shift, (model_id, table) in zip(shifts, found.items(), strict=True):
         style = model_style(model_id)
         del style["linestyle"]
-        style["fillstyle"] = FILLS[drawn.count(style["color"])]
-        drawn.append(style["color"])
         has = [place for place, score in enumerate(scores) if score in table.index]
         value = [table.loc[scores[place], statistic].value for place in has]
         axes.plot(value, np.array(has) + shift, ls="", ms=4.5, label=short_name(model_id), **style)

@@ -19,9 +19,7 @@ def networks_by_recipe(axes: Axes, table: pd.DataFrame, x: str, y: str) -> None:
         y: Another.
     """
     for recipe, one in table.groupby("recipe", sort=False):
-        style = model_style(recipe)
-        full = style.pop("linestyle") == "-"  # where colours and markers come round again, marks are hollow
-        style |= {"ls": "", "mfc": style["color"] if full else "white"}
+        style = model_style(recipe) | {"linestyle": ""}
         axes.plot(one[x], one[y], **style, ms=3.5, alpha=0.35, mew=0.8)
         axes.plot(one[x].mean(), one[y].mean(), **style, ms=7, mew=1.5, zorder=3, label=short_name(recipe))
 

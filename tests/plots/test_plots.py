@@ -1,6 +1,9 @@
 """What colours say can be read by colour-blind readers and off a grey print."""
 
+import ast
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,6 +26,7 @@ VISION = {
 XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])  # of linear sRGB
 WHITE = XYZ.sum(axis=1)
 NETWORKS = sorted(bundled_index())
+PAGES = Path(__file__).parents[2] / "notebooks"
 
 
 def lab(colour, vision="normal"):
@@ -66,6 +70,29 @@ def test_lines_of_networks_differ_in_dashes_or_in_grey_and_marks_in_shape_or_in_
         lightness = abs(lab(first["color"])[0] - lab(second["color"])[0])
         assert first["linestyle"] != second["linestyle"] or lightness > 6, pair
         assert first["marker"] != second["marker"] or first["linestyle"] != second["linestyle"], pair
+
+
+def test_no_two_networks_share_colour_and_marker_nor_do_few_that_a_page_compares_share_a_colour():
+    looks = {network: plots.model_style(network) for network in NETWORKS}
+    assert len({(look["color"], look["marker"]) for look in looks.values()}) == len(NETWORKS)
+    few = [["digits/standard", "digits/masked", "digits/pgd_at", "digits/rescaled"]]  # two twins
+    for page in PAGES.glob("*.md"):
+        lists = re.findall(r": list\[str\] = (\[[^]]*\])", page.read_text())
+        few += [chosen for chosen in map(ast.literal_eval, lists) if set(chosen) <= set(NETWORKS) and len(chosen) <= 5]
+    assert len(few) > 20
+    for chosen in few:
+        assert len({looks[network]["color"] for network in chosen}) == len(set(chosen)), chosen
+
+
+def test_a_margin_of_epsilon_and_an_ulp_is_drawn_as_brittle():
+    axes = Figure().add_subplot()
+    spent = np.float32(0.1).item()  # above the 0.1 of double precision
+    table = pd.DataFrame({"logit_margin": [1.0, 2.0], "upper": [spent, 0.2]})
+    assert spent > 0.1
+    plots.margin_scatter(axes, table, epsilon=0.1)
+    brittle = axes.collections[1]
+    assert brittle.get_label() == "brittle"
+    assert len(brittle.get_offsets()) == 1
 
 
 def test_brittle_images_have_another_mark_than_robust_ones():
