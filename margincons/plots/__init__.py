@@ -33,7 +33,7 @@ def model_style(model_id: str) -> dict[str, str | tuple]:
     """Colour, marker and line style of a network: the same on every page, and no two bundled networks alike."""
     known = list(bundled_index())
     place = known.index(model_id) if model_id in known else zlib.crc32(model_id.encode())
-    again = place // len(COLOURS) % 2  # the second time a colour has another marker, and no page's few networks share one
+    again = place // len(COLOURS) % 2  # a colour comes again with another marker, and not among a page's few networks
     return {
         "color": COLOURS[(place + again * (place + 5)) % len(COLOURS)],
         "marker": MARKERS[(place + again * 4) % len(MARKERS)],
