@@ -1,4 +1,4 @@
-"""Small networks trained while a page is built: one loop, hard or soft targets, any temperature."""
+"""Temperature: logits divided by one, and small networks trained at one while a page is built."""
 
 import torch
 from torch import Tensor, nn
@@ -7,6 +7,23 @@ from torch.nn.functional import log_softmax, one_hot, softmax
 from margincons.errors import ShapeError
 from margincons.passes import evaluating
 from margincons.threat import check_labels
+
+
+class Tempered(nn.Module):
+    """A network whose logits are divided by a temperature: every decision kept, every gradient rescaled.
+
+    Args:
+        network: Maps inputs (n, ...) to logits (n, k).
+        temperature: What its logits are divided by; 0.01 multiplies them by a hundred.
+    """
+
+    def __init__(self, network: nn.Module, *, temperature: float) -> None:
+        super().__init__()
+        self.network, self.temperature = network, temperature
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (n, k) of inputs (n, ...)."""
+        return self.network(inputs) / self.temperature
 
 
 def fit(

@@ -1,3 +1,4 @@
+import math
 from functools import partial
 
 import pytest
@@ -26,6 +27,16 @@ def test_the_gradient_of_the_log_odds_is_that_of_the_cross_entropy_over_the_prob
     error = (1 - probability.gather(1, labels[:, None])).detach()
     assert_close(input_gradient(linear, images, labels), rise.view_as(images))
     assert_close(input_gradient(linear, images, labels, loss="log_odds"), (rise / error).view_as(images))
+
+
+def test_the_cross_entropy_is_flat_only_where_the_rivals_probability_is_no_number_of_single_precision():
+    leads = torch.tensor([17.0, 60.0, 103.0, 104.0, 110.0])  # 1 - p rounds to 0 from 17 on, exp(-lead) from 149 log 2
+    network = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False))
+    network[1].weight.data = torch.tensor([[0.0], [-1.0]])
+    images, labels = leads.view(-1, 1, 1, 1), torch.zeros(5, dtype=torch.int64)
+    flat = input_gradient(network, images, labels).flatten() == 0
+    assert flat.tolist() == (leads > 149 * math.log(2)).tolist()
+    assert_close(input_gradient(network, images, labels, loss="log_odds"), -torch.ones_like(images))
 
 
 @settings(deadline=None)

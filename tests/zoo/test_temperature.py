@@ -5,7 +5,7 @@ from torch.nn.functional import one_hot, softmax
 from torch.testing import assert_close
 
 from margincons.errors import LabelRangeError, ShapeError
-from margincons.zoo.temperature import distil, fit
+from margincons.zoo.temperature import Tempered, distil, fit
 
 PROBABILITIES = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5]])
 
@@ -20,6 +20,14 @@ def slope(network, targets, temperature):
     """Gradient of what `fit` minimises, in closed form, at one input per row of targets; weight decay is 1e-4."""
     error = softmax(network(torch.eye(3)) / temperature, dim=1) - targets
     return error.T / (3 * temperature) + 1e-4 * network.weight
+
+
+def test_a_temperature_divides_logits_and_their_slopes_and_changes_no_decision():
+    network, inputs = linear(), torch.eye(3, requires_grad=True)
+    hot = Tempered(network, temperature=4.0)
+    assert_close(hot(inputs), network(inputs) / 4, rtol=0, atol=0)
+    (slope,) = torch.autograd.grad(hot(inputs)[:, 0].sum(), inputs)
+    assert_close(slope, network.weight[:1].expand(3, 3) / 4)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 5.0])
