@@ -26,6 +26,11 @@ BROKEN_IMAGES = """() => [...document.images]
 UNDRAWN_FORMULAS = """() => [...document.querySelectorAll(".math")]
     .filter(formula => !formula.querySelector("mjx-container svg") || formula.querySelector("[data-mml-node=merror]"))
     .map(formula => formula.textContent)"""
+# Inline formulas that leave the text to the right; tables scroll, and bring along what is in them.
+CUT_FORMULAS = """() => [...document.querySelectorAll("article mjx-container:not([display])")]
+    .filter(formula => !formula.closest("table"))
+    .filter(formula => formula.getBoundingClientRect().right > innerWidth)
+    .map(formula => formula.closest("p, li, dd").textContent)"""
 BRIGHTNESS = """() => ["backgroundColor", "color"].map(property => {
     const shade = getComputedStyle(document.body)[property].match(/[0-9.]+/g).slice(0, 3);
     return shade.reduce((sum, channel) => sum + Number(channel), 0) / 3;
@@ -90,6 +95,7 @@ def test_a_page_is_whole_without_a_network(visit, name):
 def test_a_page_fits_the_width_of_a_phone(visit, name):
     page = visit(name, viewport=PHONE, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert page.evaluate(CUT_FORMULAS) == []
 
 
 @pytest.mark.browser

@@ -1,6 +1,7 @@
 """Figures of how margins are found and bounded: regions and paths in a plane, tightness against cost, brackets."""
 
 from collections.abc import Sequence
+from string import ascii_uppercase
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,11 +26,13 @@ def plane_regions(
 
 
 def plane_circles(axes: Axes, points: Tensor, radii: Tensor) -> None:
-    """Draw points (n, 2), each with a circle of its radius (n,) and its place in the order of radii, from 1."""
+    """Draw points (n, 2), each with its letter, a circle of its radius (n,) and its place in the order of radii."""
     places = radii.argsort().argsort() + 1
-    for point, radius, place in zip(points.tolist(), radii.tolist(), places.tolist(), strict=True):
+    beside = {"xytext": (6, 3), "textcoords": "offset points", "fontsize": 8, "zorder": 4}
+    for i, (point, radius, place) in enumerate(zip(points.tolist(), radii.tolist(), places.tolist(), strict=True)):
         axes.add_patch(plt.Circle(point, radius, fill=False, ec="black", lw=0.8))
-        axes.annotate(f"{place}", point, ha="center", va="center", fontsize=7, zorder=3)
+        axes.annotate(ascii_uppercase[i % 26], point, ha="center", va="center", fontsize=7, zorder=3)
+        axes.annotate(f"{place}", point, **beside)
     axes.plot(*points.T.numpy(), "o", color="white", mec="black", mew=0.6, ms=10, zorder=2)
 
 
