@@ -63,8 +63,14 @@ def margin_scatter(
     axes.scatter(scores[~brittle], margins[~brittle], s=9, c=ROBUST, alpha=0.5, linewidths=0, label="robust")
     axes.scatter(scores[brittle], margins[brittle], s=13, c=BRITTLE, alpha=0.8, marker="x", lw=0.9, label="brittle")
     axes.axhline(epsilon, color="#444444", lw=1, ls="--")
+    paper = {"facecolor": "white", "alpha": 0.8, "lw": 0, "pad": 1}
     axes.annotate(
-        f"$\\epsilon$ = {epsilon:.3g}", (1, epsilon), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+        f"$\\epsilon$ = {epsilon:.3g}",
+        (1, epsilon),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        bbox=paper,
     )
     if threshold is not None:
         axes.axvline(threshold, color="#444444", lw=1, ls=":")
@@ -73,7 +79,7 @@ def margin_scatter(
             (threshold, 1),
             xycoords=("data", "axes fraction"),
             va="top",
-            bbox={"facecolor": "white", "alpha": 0.8, "lw": 0, "pad": 1},
+            bbox=paper,
         )
     axes.set(xlabel=score.replace("_", " "), ylabel="input margin", xlim=(0, None), ylim=(0, None))
 
