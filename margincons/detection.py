@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from margincons.consistency import column
-from margincons.errors import DegenerateError
+from margincons.errors import DegenerateError, RecordError
 from margincons.scores import robustness_sign
 from margincons.statistics.intervals import Estimate, estimate
 from margincons.statistics.metrics import auroc
@@ -108,8 +108,12 @@ def clean_accuracy(table: pd.DataFrame) -> Estimate:
 def robust_accuracy(table: pd.DataFrame, *, epsilon: float, margin: str = "upper") -> Estimate:
     """Share of images that are classified correctly and have a margin above epsilon.
 
-    With an upper bound as margin this overestimates. For a record of an attack with a budget, pass its budget.
+    With an upper bound as margin this overestimates.
+
+    Raises:
+        RecordError: If the record is of an attack with a budget that is not epsilon.
     """
+    check_budget(table, epsilon, margin)
     return estimate("robust_accuracy", is_correct(table), column(table, margin), epsilon=float(brittle_reach(epsilon)))
 
 
@@ -119,6 +123,20 @@ def tells_brittle(table: pd.DataFrame, epsilon: float) -> bool:
     Those of an attack with a budget do so at that budget only: beyond it they are infinite, below it not the least.
     """
     return table.attrs.get("settings", {}).get("epsilon") in (None, epsilon)
+
+
+def check_budget(table: pd.DataFrame, epsilon: float, margin: str = "upper") -> None:
+    """Refuse to say who is brittle by distances that do not tell: `tells_brittle`; lower bounds hold everywhere.
+
+    Raises:
+        RecordError: If the margin is that of an attack with a budget that is not epsilon.
+    """
+    if margin == "upper" and not tells_brittle(table, epsilon):
+        settings = table.attrs["settings"]
+        raise RecordError(
+            f"Expected a record that says who is brittle at {epsilon:.4g}, got {settings.get('attack')} with a budget "
+            f"of {settings['epsilon']:.4g}, which says it there only; take that epsilon, or a minimum-norm attack."
+        )
 
 
 def is_correct(table: pd.DataFrame) -> np.ndarray:
@@ -136,7 +154,9 @@ def is_brittle(table: pd.DataFrame, epsilon: float, margin: str = "upper") -> np
     Raises:
         DegenerateError: If a margin is NaN.
         MissingColumnError: If the table lacks the column.
+        RecordError: If the record is of an attack with a budget that is not epsilon.
     """
+    check_budget(table, epsilon, margin)
     margins = column(table, margin)
     if missing := np.isnan(margins).sum():
         raise DegenerateError("Brittleness", f"{missing} of {len(margins)} rows of {margin} are NaN")

@@ -12,9 +12,12 @@ from margincons.classifier import Classifier
 from margincons.data import load_images
 from margincons.errors import MissingColumnError, RecordError
 from margincons.measure import measure, record_folder
-from margincons.records import read_record
+from margincons.records import differing, read_record
 from margincons.rows import measure_batch
 from margincons.zoo import load_model, state_sha256
+
+SHIPPED_BUDGET = 0.1  # epsilon of the shipped records of attacks that have one
+_ASKED = {"effort": "standard", "epsilon": None, "certificate": None, "seed": 0}  # of `measure`, with its defaults
 
 
 def obtain(
@@ -29,20 +32,21 @@ def obtain(
         attack: Name of the attack.
         records: "" for the shipped records; else the folder of records to resume and to extend.
         split: Which images of the data set.
-        options: Further options of `measure`. A shipped record is cut to ``limit``; its effort must be the one asked.
+        options: Further options of `measure`. A shipped record is cut to ``limit``.
 
     Raises:
-        RecordError: If the shipped record was measured with another effort.
+        RecordError: If the shipped record is of other data, effort, epsilon, certificate or seed.
     """
     if records:
         out = record_folder(Path(records), model_id, norm, attack, split=split)
         return measure(model_id, data, norm=norm, attack=attack, out=out, split=split, **options)
     name = record_folder(Path(), model_id, norm, attack, split=split).as_posix()
     table = read_record(name)
-    effort, recorded = options.get("effort", "standard"), table.attrs["settings"]["effort"]
-    if effort != recorded:
+    asked = {"data": f"{data}/{split}"} | {key: options.get(key, plain) for key, plain in _ASKED.items()}
+    recorded = table.attrs["settings"]
+    for key in differing(recorded, recorded | asked):
         raise RecordError(
-            f"Expected effort {effort!r}, the shipped record {name} has {recorded!r}; "
+            f"Expected {key} {asked[key]!r}, the shipped record {name} has {recorded.get(key)!r}; "
             "ask for that, or name a folder of records to measure into."
         )
     return table.head(options.get("limit") or len(table))

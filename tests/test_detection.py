@@ -6,8 +6,9 @@ import pytest
 import torch
 from sklearn import metrics as sklearn
 
-from margincons.detection import clean_accuracy, curves, detection, robust_accuracy
-from margincons.errors import DegenerateError, MissingColumnError, UnknownNameError
+from margincons.detection import brittle_share, clean_accuracy, curves, detection, robust_accuracy
+from margincons.errors import DegenerateError, MissingColumnError, RecordError, UnknownNameError
+from margincons.records import read_record
 from margincons.scores import SCORES
 from margincons.threat import vector_norm
 
@@ -90,6 +91,15 @@ def test_an_attack_that_spends_just_its_budget_leaves_no_image_robust(norm, epsi
     assert (upper > epsilon).any()
     table = pd.DataFrame({"label": 0, "predicted": 0, "upper": upper.numpy()})
     assert robust_accuracy(table, epsilon=epsilon).value == 0
+
+
+@pytest.mark.parametrize("function", [robust_accuracy, brittle_share, detection, curves])
+def test_a_budget_tells_who_is_brittle_there_only_and_a_lower_bound_everywhere(function):
+    table = read_record("digits/ibp/Linf/fgsm-crown")
+    function(table, epsilon=0.1)
+    function(table, epsilon=0.12, margin="lower")
+    with pytest.raises(RecordError, match=r"who is brittle at 0\.12, got fgsm with a budget of 0\.1, which says"):
+        function(table, epsilon=0.12)
 
 
 def test_curves_pass_through_the_points_that_are_counted():

@@ -20,7 +20,7 @@ from margincons.devices import choose_device
 from margincons.errors import PixelRangeError, RecordError, ShapeError, UnknownNameError, UsageError
 from margincons.margins import input_margins
 from margincons.measure import measure, measure_images, record_folder
-from margincons.recorded import measure_again, obtain
+from margincons.recorded import SHIPPED_BUDGET, measure_again, obtain
 from margincons.records import read_record, read_shard
 from margincons.scores import SCORES, all_scores
 from margincons.threat import vector_norm
@@ -208,8 +208,24 @@ def test_pages_obtain_a_shipped_record_or_measure_their_own(tmp_path):
     assert_frame_equal(own, read_record(tmp_path / "digits" / "mlp" / "Linf" / "pgd"))
     with pytest.raises(UnknownNameError, match="Unknown record 'digits/mlp/L7/fab_paper'"):
         obtain("digits/mlp", "digits", norm="L7", attack="fab_paper", records="")
-    with pytest.raises(RecordError, match="Expected effort 'fine', the shipped record"):
-        obtain("digits/mlp", "digits", norm="Linf", attack="fab_paper", records="", effort="fine")
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ({"effort": "fine"}, "Expected effort 'fine', the shipped record digits/mlp/Linf/autoattack has 'standard'"),
+        ({"epsilon": 0.15}, "Expected epsilon 0.15, the shipped record digits/mlp/Linf/autoattack has 0.1"),
+        ({"epsilon": None}, "Expected epsilon None, the shipped record digits/mlp/Linf/autoattack has 0.1"),
+        ({"seed": 99}, "Expected seed 99, the shipped record digits/mlp/Linf/autoattack has 0"),
+        ({"certificate": "crown"}, "Expected certificate 'crown', the shipped record digits/mlp/Linf/autoattack has"),
+        ({"data": "cifar10"}, "Expected data 'cifar10/test', the shipped record digits/mlp/Linf/autoattack has 'dig"),
+    ],
+)
+def test_a_shipped_record_of_something_else_than_is_asked_is_refused(asked, text):
+    options = {"data": "digits", "norm": "Linf", "attack": "autoattack", "epsilon": SHIPPED_BUDGET, "records": ""}
+    assert len(obtain("digits/mlp", **options)) == 800
+    with pytest.raises(RecordError, match=re.escape(text)):
+        obtain("digits/mlp", **options | asked)
 
 
 def test_records_lie_in_a_folder_named_after_what_was_measured():

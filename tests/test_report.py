@@ -96,7 +96,7 @@ def test_a_budget_attack_at_another_epsilon_is_asked_for_clean_accuracy_only(tmp
     assert rows[0.05]["brittle"].value == found.mean() > 0
     assert rows[0.05]["robust accuracy"].value == ((table["label"] == table["predicted"]) & ~found).mean()
     exact = read_record("digits/trades/Linf/minimum_norm").head(60)  # the blank cells would have been wrong
-    assert is_brittle(exact, 0.2).mean() > found.mean() == is_brittle(table, 0.2).mean()
+    assert is_brittle(exact, 0.2).mean() > found.mean() == np.isfinite(table["upper"]).mean()
 
 
 def test_images_without_a_witness_are_told_of_since_they_count_as_robust():

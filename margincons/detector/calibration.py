@@ -7,7 +7,7 @@ import torch
 
 from margincons.classifier import Classifier
 from margincons.data import Images, load_images
-from margincons.detection import tells_brittle
+from margincons.detection import check_budget
 from margincons.detector import Detector
 from margincons.detector.files import check_repeatable
 from margincons.detector.scorer import make_scorer
@@ -106,7 +106,7 @@ def calibrate_detector(
     if table is not None:
         table = table[table["index"] < len(images)]
         check_record(table, model, load_images(data, split=split, download=download))
-        _check_budget(table, epsilon)
+        check_budget(table, epsilon)
     if train is not None:
         score = _fitted(classifier, train, train_data, images, norm=norm, seed=seed, download=download)
     make_scorer(score, classifier, norm=norm)  # what it needs, the network has: known before hours of measuring, too
@@ -134,16 +134,6 @@ def _norm(table: pd.DataFrame | None, asked: str | None) -> str:
     if asked not in (None, recorded):
         raise RecordError(f"Expected a record of margins in {asked}, got one in {recorded}.")
     return recorded
-
-
-def _check_budget(table: pd.DataFrame, epsilon: float) -> None:
-    """Refuse distances within a budget at any other radius: they would promise a rate that does not hold."""
-    if not tells_brittle(table, epsilon):
-        settings = table.attrs["settings"]
-        raise RecordError(
-            f"Expected a record that says who is brittle at {epsilon:.4g}, got {settings.get('attack')} with a budget "
-            f"of {settings['epsilon']:.4g}, which says it there only; take that epsilon, or a minimum-norm attack."
-        )
 
 
 def _fitted(
