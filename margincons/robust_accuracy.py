@@ -59,7 +59,7 @@ def thresholded(
 ) -> float:
     """Estimate as the paper does: choose a threshold on a few images, count all correct ones above it. Biased.
 
-    Source: Ngnawe et al., 2024, arXiv:2406.18451, section 4; how the threshold is chosen is not fixed there.
+    Source: Ngnawe et al., 2024, arXiv:2406.18451, section 4; the rules are this package's, the paper's own may differ.
 
     Args:
         table: A record, one row per image; margins are read on ``rows`` only.
