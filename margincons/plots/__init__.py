@@ -67,7 +67,9 @@ def margin_scatter(
     axes.annotate(
         f"$\\epsilon$ = {epsilon:.3g}",
         (1, epsilon),
+        xytext=(0, 2),
         xycoords=("axes fraction", "data"),
+        textcoords="offset points",
         ha="right",
         va="bottom",
         bbox=paper,
