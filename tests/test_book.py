@@ -249,6 +249,7 @@ def test_a_page_runs_again_only_when_something_it_follows_from_changed(executed,
     text = capsys.readouterr().out
     assert "Pages: 0 to execute, 1 up to date" in text
     assert "Site: not built, because these pages were never executed: bad." in text
+    assert f"Look at {output}, in any editor of notebooks." in text
     build_book(root=root, pages=["good"], parameters={"epsilon": 0.3})
     assert outputs(nbformat.read(output, as_version=4)) == "0.3 ['a'] 1\n"
 

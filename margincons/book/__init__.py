@@ -60,6 +60,7 @@ def build_book(
     missing = [page.name for page in book if not page.output.is_file()]
     if html and missing:
         print(f"Site: not built, because these pages were never executed: {', '.join(missing)}.")
+        print(f"Look at {', '.join(str(shown(page.output)) for page in wanted)}, in any editor of notebooks.")
     elif html:
         build_site(root, strict=strict)
         print(f"Look at {shown(root / SITE / 'index.html')}")
