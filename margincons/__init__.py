@@ -3,7 +3,7 @@
 from margincons.attacks.result import AttackResult
 from margincons.classifier import Classifier
 from margincons.consistency import consistency
-from margincons.data import load_images
+from margincons.data import Images, load_images
 from margincons.detection import detection
 from margincons.detector import Detector
 from margincons.errors import MarginError
@@ -21,6 +21,7 @@ __all__ = [
     "Classifier",
     "Detector",
     "Estimate",
+    "Images",
     "MarginBounds",
     "MarginError",
     "ThreatModel",

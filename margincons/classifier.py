@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from margincons.brief import Brief
 from margincons.errors import (
     BatchMemoryError,
     ForwardError,
@@ -24,8 +25,8 @@ from margincons.threat import check_images
 HEAD_TOLERANCE = 1e-4  # relative to the largest logit; fp32 sums over some thousand features stay well below
 
 
-@dataclass(frozen=True, kw_only=True)
-class Head:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Head(Brief):
     """The last linear layer: ``logits = features @ weight.T + bias``."""
 
     weight: Tensor  # (k, d)
@@ -36,8 +37,8 @@ class Head:
         return features @ self.weight.T + self.bias
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outputs:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Outputs(Brief):
     """What one forward pass gives, one row per image."""
 
     logits: Tensor  # (n, k)
@@ -185,6 +186,8 @@ def check_logits(logits: Tensor, n: int) -> Tensor:
     """
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != n:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if hasattr(logits, "logits"):
+            got += "; wrap the network in a module whose forward returns its .logits"
         raise ShapeError("the network's output", "logits (n, k)", got)
     if logits.shape[1] < 2:
         got = f"{tuple(logits.shape)}; where one logit decides by its sign, give the other class the logit 0"

@@ -38,5 +38,5 @@ def outcome(command: Callable[[], int | None], *, name: str = "margincons") -> i
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; the same command goes on where it stopped.", file=sys.stderr)
+        print(f"{name}: interrupted; finished files stay, the same command does the rest.", file=sys.stderr)
         return 130

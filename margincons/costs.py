@@ -73,6 +73,8 @@ class Cost:
 
     def __str__(self) -> str:
         """One line for the terminal."""
+        if not self.images:
+            return "all images are measured already"
         return (
             f"{self.images} images, {self.passes.forward:.0f} forward and {self.passes.backward:.0f} backward passes "
             f"each, {_si(self.work.forward)}FLOP per forward pass: {_si(self.flop)}FLOP; at {_si(self.rate)}FLOP/s "

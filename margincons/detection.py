@@ -11,6 +11,7 @@ from margincons.scores import robustness_sign
 from margincons.statistics.intervals import Estimate, estimate
 from margincons.statistics.metrics import auroc
 from margincons.statistics.weighted import dense_ranks
+from margincons.threat import ThreatModel
 
 DISTANCE_ROUNDING = 1e-6  # of distances between fp32 images on the [0, 1] scale; relative above 1
 
@@ -62,6 +63,7 @@ def detection(
     Raises:
         MissingColumnError: If the table lacks a column.
         UnknownNameError: If no score has that name.
+        UsageError: If epsilon cannot be meant.
         DegenerateError: If all images are brittle at epsilon, or none.
     """
     brittle, brittleness = _brittle(table, epsilon, score, margin)
@@ -154,8 +156,10 @@ def is_brittle(table: pd.DataFrame, epsilon: float, margin: str = "upper") -> np
     Raises:
         DegenerateError: If a margin is NaN.
         MissingColumnError: If the table lacks the column.
+        UsageError: If epsilon cannot be meant, such as 8 for 8/255 where the table says that its norm is Linf.
         RecordError: If the record is of an attack with a budget that is not epsilon.
     """
+    ThreatModel(norm=table.attrs.get("settings", {}).get("norm", "L2"), epsilon=epsilon)
     check_budget(table, epsilon, margin)
     margins = column(table, margin)
     if missing := np.isnan(margins).sum():

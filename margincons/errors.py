@@ -32,10 +32,10 @@ class ShapeError(MarginError):
 class UnknownNameError(MarginError):
     """A name that is not among those known; the nearest known ones are offered."""
 
-    def __init__(self, kind: str, got: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, got: object, known: Iterable[str]) -> None:
         """Name the kind of thing, the name that came, and the nearest names that exist."""
         known = list(known)
-        near = difflib.get_close_matches(got, known, n=3, cutoff=0.4) or known[:8]
+        near = difflib.get_close_matches(str(got), known, n=3, cutoff=0.4) or known[:8]
         more = "" if len(near) == len(known) else f" (of {len(known)})"
         offer = f"the nearest are: {', '.join(near)}{more}" if near else "there is none"
         super().__init__(f"Unknown {kind} {got!r}; {offer}.")

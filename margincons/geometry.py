@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from margincons.brief import Brief
 from margincons.classifier import Classifier, Head
 from margincons.consistency import column
 from margincons.errors import DegenerateError, UsageError
@@ -103,8 +104,8 @@ def stretch_along(
     return torch.where(per_item(length, delta).flatten(1) > 0, torch.stack(columns, dim=1), torch.nan)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Equidistance:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Equidistance(Brief):
     """How alike the distances between the classes of a head are: properties of the weights, no sample, no interval.
 
     The logit margin divided by the longest distance is at most the exact feature margin, and divided by the

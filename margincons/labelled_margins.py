@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from margincons.brief import Brief
 from margincons.classifier import Classifier, Outputs
 from margincons.consistency import column
 from margincons.data import CHUNK, Images
@@ -20,8 +21,8 @@ from margincons.zoo import state_sha256
 SPLITS = ("train", "calibration")  # the only ones to learn from
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelledMargins:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LabelledMargins(Brief):
     """What a score may be learned from, one row per image; made by `labelled_margins`.
 
     Raises:

@@ -13,6 +13,7 @@ from margincons.attacks.fgsm import fgsm
 from margincons.attacks.minimum_norm import minimum_norm
 from margincons.attacks.pgd import pgd
 from margincons.attacks.result import AttackResult
+from margincons.brief import Brief
 from margincons.classifier import first_logits
 from margincons.errors import UnknownNameError
 from margincons.passes import CountPasses, evaluating
@@ -21,8 +22,8 @@ from margincons.threat import check_images, check_labels, check_norm
 EFFORTS = ("fast", "standard", "fine", "exhaustive")
 
 
-@dataclass(frozen=True, kw_only=True)
-class MarginBounds:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class MarginBounds(Brief):
     """Upper bounds on input margins, one entry per image, each with the image that proves it."""
 
     upper: Tensor  # (n,), in the norm asked for, on the [0, 1] pixel scale; infinite where nothing was found

@@ -13,6 +13,7 @@ from margincons.checks import warn_before_work
 from margincons.classifier import Classifier
 from margincons.cluster import Job, measured_by
 from margincons.data import Images
+from margincons.errors import ShapeError
 from margincons.passes import evaluating
 from margincons.prepare import check_attack, check_sizes, portable_id, prepare
 from margincons.records import provenance, read_record
@@ -49,8 +50,8 @@ def measure(
 ) -> pd.DataFrame:
     """Measure one network on one data set, and keep the result as a record.
 
-    Finished shards are never measured again: the same call after an interruption goes on where it stopped, and with
-    a larger ``limit`` it extends the record. One process at a time may write a record.
+    Finished shards are never measured again: the same call after an interruption does the rest, an unfinished shard
+    from its start, and with a larger ``limit`` it extends the record. One process at a time may write a record.
 
     Args:
         model_id: What `load_model` takes.
@@ -149,7 +150,7 @@ def measure_images(
 
     Args:
         model: Maps images (n, c, h, w) in [0, 1] to logits (n, k); measured on its own device, in eval mode.
-        images: From `load_images`.
+        images: From `load_images`, or of one's own: ``Images(inputs=..., labels=...)``.
         norm: "Linf", "L2" or "L1".
         attack: A minimum-norm attack, or one with a budget, which needs ``epsilon``.
         effort: "fast", "standard", "fine" or "exhaustive".
@@ -158,12 +159,15 @@ def measure_images(
         batch_size: Images per batch.
 
     Returns:
-        One row per image.
+        One row per image; ``table.attrs`` holds "settings": the arguments above.
 
     Raises:
+        ShapeError: If the images are bare tensors or a name.
         UnknownNameError: If an attack, effort or norm does not exist.
         UsageError: If epsilon is given to an attack without a budget or missing from one with a budget, or a size is 0.
     """
+    if not isinstance(images, Images):
+        raise ShapeError("images", "from load_images, or Images(inputs=..., labels=...)", type(images).__name__)
     check_attack(attack, norm=norm, effort=effort, epsilon=epsilon)
     check_sizes(batch_size=batch_size)
     settings = {"norm": norm, "attack": attack, "effort": effort, "epsilon": epsilon, "seed": seed}
@@ -172,7 +176,9 @@ def measure_images(
         warn_before_work(classifier, images, settings | {"batch_size": batch_size})
         parts = torch.arange(len(images)).split(batch_size)
         tables = [measure_batch(classifier, images, part, settings).table for part in parts]
-    return pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs = {"settings": settings}
+    return table
 
 
 def record_folder(

@@ -10,9 +10,9 @@ import torch
 
 from margincons.classifier import Classifier
 from margincons.data import load_images
-from margincons.errors import MissingColumnError, RecordError
+from margincons.errors import MissingColumnError, RecordError, UnknownNameError
 from margincons.measure import measure, record_folder
-from margincons.records import differing, read_record
+from margincons.records import differing, read_record, shipped_records
 from margincons.rows import measure_batch
 from margincons.zoo import load_model, state_sha256
 
@@ -35,12 +35,15 @@ def obtain(
         options: Further options of `measure`. A shipped record is cut to ``limit``.
 
     Raises:
+        UnknownNameError: If no such record is shipped.
         RecordError: If the shipped record is of other data, effort, epsilon, certificate or seed.
     """
     if records:
         out = record_folder(Path(records), model_id, norm, attack, split=split)
         return measure(model_id, data, norm=norm, attack=attack, out=out, split=split, **options)
     name = record_folder(Path(), model_id, norm, attack, split=split).as_posix()
+    if name not in (shipped := shipped_records()):
+        raise UnknownNameError("shipped record (set records='runs' to measure it into that folder)", name, shipped)
     table = read_record(name)
     asked = {"data": f"{data}/{split}"} | {key: options.get(key, plain) for key, plain in _ASKED.items()}
     recorded = table.attrs["settings"]

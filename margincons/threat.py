@@ -1,5 +1,6 @@
 """Threat models: a norm and a radius, and the geometry that attacks need of them."""
 
+import numbers
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ class ThreatModel:
 
     Raises:
         UnknownNameError: If the norm is none of the three.
-        UsageError: If epsilon is negative, or so large that it must be on the [0, 255] scale.
+        UsageError: If epsilon is no number, negative, or so large that it must be on the [0, 255] scale.
     """
 
     norm: str
@@ -30,8 +31,8 @@ class ThreatModel:
     def __post_init__(self) -> None:
         """Refuse norms that do not exist and radii that cannot be meant."""
         check_norm(self.norm)
-        if not self.epsilon >= 0:
-            raise UsageError(f"Expected epsilon >= 0, got {self.epsilon:g}.")
+        if not isinstance(self.epsilon, numbers.Real) or not self.epsilon >= 0:
+            raise UsageError(f"Expected epsilon to be a number >= 0, such as 0.1 or 8/255, got {self.epsilon!r}.")
         if self.norm == "Linf" and self.epsilon > 1:
             got = f"{self.epsilon:g}"
             raise UsageError(f"Expected an Linf epsilon on the [0, 1] scale, got {got}; did you mean {got}/255?")

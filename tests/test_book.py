@@ -125,6 +125,11 @@ def test_a_page_of_the_table_of_contents_without_source_is_named(project):
         build_book(root=project)
 
 
+def test_a_folder_without_a_book_is_told_where_there_is_one(tmp_path):
+    with pytest.raises(MissingFileError, match="built in a clone of the project"):
+        build_book(root=tmp_path)
+
+
 def test_a_dry_run_lists_pages_parameters_and_downloads_and_runs_nothing(project, capsys):
     networks = ["digits/trades", "robustbench/cifar10/Linf/Ding2020MMA"]
     build_book(root=project, parameters={"names": [*networks, "cifar10"]}, dry_run=True)

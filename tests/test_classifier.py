@@ -1,5 +1,7 @@
 """The head of networks of every make is found and proven, or its absence is explained."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -287,6 +289,7 @@ def test_logits_that_are_not_finite_are_counted(broken):
         (lambda batch: batch.sum(), r"\(\)"),
         (lambda batch: batch.flatten(1)[:1], r"\(1, 64\)"),
         (lambda batch: (batch, batch), "tuple"),
+        (lambda batch: SimpleNamespace(logits=batch), "SimpleNamespace; wrap .* forward returns its .logits"),
     ],
 )
 def test_an_output_that_is_not_logits_is_refused(output, got):

@@ -77,7 +77,7 @@ def save(path, x, y):
         ([*MEASURE, "--attack", "autoattack"], "The attack 'autoattack' needs epsilon; got epsilon=None."),
         ([*MEASURE, "--epsilon", "0.1"], "'minimum_norm' finds distances: it takes no epsilon; got epsilon=0.1."),
         ([*MEASURE, "--attack", "pgd", "--epsilon", "8"], "did you mean 8/255?"),
-        ([*MEASURE, "--attack", "pgd", "--epsilon=-0.1"], "Expected epsilon >= 0, got -0.1."),
+        ([*MEASURE, "--attack", "pgd", "--epsilon=-0.1"], "a number >= 0, such as 0.1 or 8/255, got -0.1."),
         ([*MEASURE, "--attack", "pgd", "--epsilon", "8/0"], "expected a number such as 0.1 or 8/255, got '8/0'"),
         ([*MEASURE, "--attack", "pgd", "--epsilon", "small"], "expected a number such as 0.1 or 8/255, got 'small'"),
         ([*MEASURE, "--attack", "pgd", "--epsilon", "nan"], "expected a number such as 0.1 or 8/255, got 'nan'"),
@@ -94,7 +94,7 @@ def save(path, x, y):
         ([*MEASURE, "--speed", "9"], "unrecognized arguments: --speed 9"),
         ([*REPORT], "the following arguments are required: --epsilon"),
         ([*REPORT, "--epsilon", "8"], "did you mean 8/255?"),
-        ([*REPORT, "--epsilon=-1"], "Expected epsilon >= 0, got -1."),
+        ([*REPORT, "--epsilon=-1"], "a number >= 0, such as 0.1 or 8/255, got -1.0."),
         ([*REPORT, "--epsilon", "0.1", "--score", "margin"], "Unknown score 'margin'; the nearest are: logit_margin"),
         (
             ["report", "digits/mlp/Linf/fab", "--epsilon", "0.1"],
@@ -241,7 +241,7 @@ def test_train_exits_with_1_where_the_outcome_disagrees(tmp_path, capsys, monkey
     [
         (PageError("Page one failed."), 1, "margincons: Page one failed."),
         (OSError(28, "No space left on device"), 1, "No space left on device"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on where it stopped"),
+        (KeyboardInterrupt(), 130, "interrupted; finished files stay, the same command does the rest"),
     ],
 )
 def test_work_that_fails_is_told_apart_from_wrong_use(capsys, monkeypatch, error, status, text):
@@ -333,7 +333,7 @@ def test_ctrl_c_stops_with_one_line_and_the_same_command_goes_on(tmp_path):
         process.send_signal(signal.SIGINT)
         err = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert err.endswith("margincons: interrupted; the same command goes on where it stopped.\n")
+    assert err.endswith("margincons: interrupted; finished files stay, the same command does the rest.\n")
     assert "Traceback" not in err
     assert "/200 [" in err  # the bar: how many of how many, time and rate
     finished = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}

@@ -45,7 +45,7 @@ def test_what_is_wrong_with_a_study_is_told_in_one_line_and_nothing_is_written(
         (UsageError("Expected this, got that."), 2, "try: Expected this, got that.\n"),
         (PageError("cell 3 failed"), 1, "try: "),
         (OSError(28, "No space left on device"), 1, "try: [Errno 28] No space left on device\n"),
-        (KeyboardInterrupt(), 130, "try: interrupted; the same command goes on where it stopped.\n"),
+        (KeyboardInterrupt(), 130, "try: interrupted; finished files stay, the same command does the rest.\n"),
     ],
 )
 def test_each_kind_of_error_has_its_status_and_starts_with_the_name_of_the_command(error, status, said, capsys):

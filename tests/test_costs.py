@@ -1,6 +1,7 @@
 """Operations counted by hand, passes counted by the network, and prices that add up."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -98,6 +99,7 @@ def test_a_price_is_passes_times_operations_over_the_rate():
         "1000 images, 200 forward and 1000 backward passes each, 1.0 GFLOP per forward pass: 2.2 PFLOP; at 1.0 TFLOP/s "
         "about 37 min"
     )
+    assert str(replace(cost, images=0)) == "all images are measured already"
 
 
 @pytest.mark.parametrize(

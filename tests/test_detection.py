@@ -7,7 +7,7 @@ import torch
 from sklearn import metrics as sklearn
 
 from margincons.detection import brittle_share, clean_accuracy, curves, detection, robust_accuracy
-from margincons.errors import DegenerateError, MissingColumnError, RecordError, UnknownNameError
+from margincons.errors import DegenerateError, MissingColumnError, RecordError, UnknownNameError, UsageError
 from margincons.records import read_record
 from margincons.scores import SCORES
 from margincons.threat import vector_norm
@@ -133,6 +133,7 @@ def test_accuracies_count_images():
         (random_table(), {"epsilon": 0.3, "score": "entropy"}, MissingColumnError, "Expected a column 'entropy'"),
         (random_table(), {"epsilon": 0.3, "score": "entropi"}, UnknownNameError, "Unknown score 'entropi'"),
         (random_table(), {"epsilon": 0.3, "margin": "lower"}, MissingColumnError, "Expected a column 'lower'"),
+        (random_table(), {"epsilon": "8/255"}, UsageError, "Expected epsilon to be a number"),
         (table_of([0.1, np.nan], [1, 2]), {"epsilon": 0.3}, DegenerateError, "1 of 2 rows of upper are NaN"),
         (table_of([0.1, 0.9], [1, np.nan]), {"epsilon": 0.3}, DegenerateError, "1 of 2 rows of score are NaN"),
     ],

@@ -14,7 +14,7 @@ import margincons
 PACKAGE = Path(margincons.__file__).parent
 LAYERS = {  # a folder stands for what it holds, unless a file of it is named
     0: ("errors", "cautions"),
-    1: ("threat", "classifier", "passes", "statistics"),
+    1: ("brief", "threat", "classifier", "passes", "statistics"),
     2: (
         "records",
         "data",

@@ -15,7 +15,8 @@ from margincons import cli, shards
 from margincons.cautions import NoHeadWarning, VanishingGradientsWarning
 from margincons.certificates import exact_margins
 from margincons.classifier import Classifier
-from margincons.data import load_images
+from margincons.data import Images, load_images
+from margincons.detection import detection
 from margincons.devices import choose_device
 from margincons.errors import PixelRangeError, RecordError, ShapeError, UnknownNameError, UsageError
 from margincons.margins import input_margins
@@ -156,6 +157,21 @@ def test_a_record_keeps_the_warnings_given_before_and_during_its_measurement(tmp
     assert "Warning" not in shown.out
 
 
+def test_tensors_at_hand_are_measured_as_images_and_bare_ones_are_told_how():
+    model, known = load_model("digits/mlp"), load_images("digits", n=4)
+    mine = Images(inputs=known.inputs, labels=known.labels)
+    assert_frame_equal(measure_images(model, mine, effort="fast"), measure_images(model, known, effort="fast"))
+    for bare in (known.inputs, "digits"):
+        with pytest.raises(ShapeError, match=r"load_images, or Images\(inputs=..., labels=...\), got"):
+            measure_images(model, bare)
+
+
+def test_a_table_knows_its_norm_so_that_8_is_not_taken_for_8_255ths():
+    table = measure_images(load_model("digits/mlp"), load_images("digits", n=4), effort="fast")
+    with pytest.raises(UsageError, match="did you mean 8/255"):
+        detection(table, epsilon=8)
+
+
 def test_what_was_not_found_has_an_infinite_margin_and_no_feature_distance():
     table = measure_images(load_model("digits/mlp"), load_images("digits", n=6), attack="fgsm", epsilon=0.001)
     assert not table["success"].any()
@@ -206,7 +222,9 @@ def test_pages_obtain_a_shipped_record_or_measure_their_own(tmp_path):
     options = {"norm": "Linf", "records": str(tmp_path), "limit": 5, **QUICK}
     own = obtain("digits/mlp", "digits", **options)
     assert_frame_equal(own, read_record(tmp_path / "digits" / "mlp" / "Linf" / "pgd"))
-    with pytest.raises(UnknownNameError, match="Unknown record 'digits/mlp/L7/fab_paper'"):
+    with pytest.raises(
+        UnknownNameError, match=r"shipped record \(set records='runs' to measure .*'digits/mlp/L7/fab_paper'"
+    ):
         obtain("digits/mlp", "digits", norm="L7", attack="fab_paper", records="")
 
 
@@ -226,6 +244,11 @@ def test_a_shipped_record_of_something_else_than_is_asked_is_refused(asked, text
     assert len(obtain("digits/mlp", **options)) == 800
     with pytest.raises(RecordError, match=re.escape(text)):
         obtain("digits/mlp", **options | asked)
+
+
+def test_a_network_of_ones_own_has_no_shipped_record_and_the_way_out_is_told():
+    with pytest.raises(UnknownNameError, match=r"set records='runs' to measure it"):
+        obtain("nets.py:cnn", "digits", norm="Linf", attack="fab_paper", records="")
 
 
 def test_records_lie_in_a_folder_named_after_what_was_measured():

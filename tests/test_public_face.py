@@ -1,7 +1,9 @@
 """The public face: names and signatures that later work adds to and never renames."""
 
 import inspect
+import tomllib
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +59,24 @@ def test_results_are_frozen_dataclasses_with_the_promised_fields():
     threat = margincons.ThreatModel(norm="L2", epsilon=0.5)
     with pytest.raises(AttributeError):
         threat.epsilon = 1.0
+
+
+def test_a_type_checker_is_told_that_the_package_is_annotated():
+    root = Path(margincons.__file__).parent
+    packaged = tomllib.loads((root.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert (root / "py.typed").is_file()
+    assert "py.typed" in packaged["margincons"]
+
+
+def test_what_holds_tensors_shows_itself_in_one_short_line():
+    model, images = margincons.load_model("digits/mlp"), margincons.load_images("digits", n=8)
+    classifier = margincons.Classifier(model, images.inputs)
+    bounds = margincons.input_margins(model, images.inputs, effort="fast")
+    for held in (images, bounds, classifier(images.inputs), classifier.head):
+        assert len(repr(held).splitlines()) == 1
+        assert len(repr(held)) < 500
+    assert repr(images).startswith("Images(inputs=(8, 1, 8, 8) float32, labels=(8,) int64, name='digits/test'")
+    assert repr(classifier.head) == "Head(weight=(10, 32) float32, bias=(10,) float32)"
 
 
 def test_every_public_name_exists_and_is_documented():

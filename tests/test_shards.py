@@ -67,6 +67,26 @@ def test_a_record_that_grew_twice_says_how_many_images_it_has_now(tmp_path):
     assert len(run(tmp_path, limit=9)) == 9
 
 
+def test_what_differs_is_named_before_the_number_of_images_that_may_differ(tmp_path):
+    for limit in (4, 8):
+        run(tmp_path, limit=limit)
+    with pytest.raises(RecordError, match=r"measured with effort='standard', it has 'fast'"):
+        run(tmp_path, limit=2, effort="standard")
+
+
+def test_a_network_that_was_trained_again_is_said_to_have_changed(tmp_path):
+    for seed in (0, 1):
+        (tmp_path / "nets.py").write_text(
+            "from torch import manual_seed, nn\ndef net():\n"
+            f"    manual_seed({seed})\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+        )
+        options = QUICK | {"out": tmp_path / "record", "limit": 4}
+        if seed == 0:
+            measure(tmp_path / "nets.py:net", "digits", **options)
+    with pytest.raises(RecordError, match="weights_sha256 is another: did the network change"):
+        measure(tmp_path / "nets.py:net", "digits", **options)
+
+
 def test_a_record_of_other_images_is_not_extended(tmp_path):
     images = load_images("digits", n=8)
     path = tmp_path / "mine.npz"
@@ -77,7 +97,7 @@ def test_a_record_of_other_images_is_not_extended(tmp_path):
     np.savez(path, x=images.inputs.flip(0).numpy(), y=images.labels.numpy())
     with pytest.raises(RecordError, match=r"the first 4 images of mine to be those that .* they changed"):
         measure("digits/mlp", str(path), limit=8, **options)
-    with pytest.raises(RecordError, match="data_sha256="):
+    with pytest.raises(RecordError, match="data_sha256 is another: did the images change"):
         measure("digits/mlp", str(path), limit=4, **options)
     assert stamps(tmp_path / "record") == before
 

@@ -55,7 +55,7 @@ def toc_files(root: Path) -> list[str]:
     """
     path = root / "_toc.yml"
     if not path.is_file():
-        raise MissingFileError(path, "table of contents")
+        raise MissingFileError(path, "table of contents (the book is built in a clone of the project)")
 
     def walk(node: object) -> list[str]:
         if isinstance(node, list):

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from margincons.brief import Brief
 from margincons.certificates.certified import lower_bounds
 from margincons.errors import ShapeError, UsageError
 
 CONTRADICTION = 1e-5  # relative; an attack may end below a certificate by float32's rounding, by no more
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bracket:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Bracket(Brief):
     """Where each input margin lies, one entry per image."""
 
     lower: Tensor  # (n,), certified

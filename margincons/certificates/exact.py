@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from margincons.attacks.result import AttackResult, rival_lead
+from margincons.brief import Brief
 from margincons.certificates.boxes import Ball, whole_box_radius
 from margincons.certificates.branching import ROUNDING, surviving_boxes
 from margincons.certificates.certified import certified_radius, class_gaps
@@ -34,8 +35,8 @@ GROWTH = 1.2  # of the ball while it is found empty; a ball much larger than the
 MOST = 512  # branches to split a ball into before linear programs take over
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExactMargins:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ExactMargins(Brief):
     """What was proved and what was found about each image's input margin.
 
     The margin is the least distance at which another class is level with the predicted one. Where argmax breaks

@@ -163,7 +163,8 @@ class _Reader(fx.Interpreter):
 
     def _read(self, name: str, make: Callable[..., Affine | Relu | None] | None, args: tuple, kwargs: dict) -> _Value:
         if make is None or not isinstance(args[0], _Value) or _touches_images(args[1:], kwargs):
-            raise UnsupportedLayerError(name, "it is none of these")
+            instead = ", write it as AdaptiveAvgPool2d(1) and flatten if it is over positions" if name == "mean" else ""
+            raise UnsupportedLayerError(name, f"it is none of these{instead}")
         value, *rest = args
         _check_present(name, value)
         try:

@@ -6,14 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from margincons.attacks.randomness import gaussian, laplace, uniform
+from margincons.brief import Brief
 from margincons.costly_scores.reverse_weibull import at_limit, endpoint
 from margincons.errors import UsageError
 from margincons.passes import in_eval_mode
 from margincons.threat import check_norm, dual_norm, per_item, vector_norm
 
 
-@dataclass(frozen=True, kw_only=True)
-class CleverFits:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CleverFits(Brief):
     """CLEVER image by image, with what became of its fits: a row per image, a column per rival."""
 
     distance: Tensor  # (n,), double

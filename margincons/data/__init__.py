@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from margincons.brief import Brief
 from margincons.data.decoding import ArrayOnDisk, Decoded, scaled
 from margincons.data.npz import DAMAGE, check_npz
 from margincons.data.pictures import decode_pictures
 from margincons.errors import DownloadError, FileFormatError, MissingFileError, UnknownNameError, UsageError
-from margincons.threat import check_images
+from margincons.threat import check_images, check_labels
 
 CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
 DATASETS = tuple(CLASSES)
@@ -24,14 +25,25 @@ CHUNK = 512  # images decoded at once for a checksum
 _DIGITS_SEED = 20240626
 
 
-@dataclass(frozen=True, kw_only=True)
-class Images:
-    """Labelled images, in a fixed order."""
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Images(Brief):
+    """Labelled images, in a fixed order: from `load_images`, or from tensors at hand.
+
+    Raises:
+        ShapeError: If the images are no floating-point batch, or there is not one whole label per image.
+        PixelRangeError: If a pixel leaves [0, 1].
+    """
 
     inputs: Tensor | Decoded  # (n, c, h, w), float32, [0, 1]; decoded when rows are asked for, where opened ``lazy``
     labels: Tensor  # (n,), int64
-    name: str  # what load_images was asked for
-    decoding: str  # how stored values became [0, 1]
+    name: str = "tensors"  # what load_images was asked for
+    decoding: str = "as given"  # how stored values became [0, 1]
+
+    def __post_init__(self) -> None:
+        """Refuse what are no images, or no labels of them."""
+        if isinstance(self.inputs, Tensor):
+            check_images(self.inputs)
+        check_labels(self.labels, len(self.inputs))
 
     def __len__(self) -> int:
         """Count the images."""
@@ -88,8 +100,6 @@ def load_images(
         images = _imagenet(split, n, lazy)
     else:
         raise UnknownNameError("dataset", dataset, DATASETS)
-    if isinstance(images.inputs, Tensor):
-        check_images(images.inputs)
     return images.head(n) if n else images
 
 

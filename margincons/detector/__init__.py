@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from margincons.brief import Brief
 from margincons.checks import CHECKED, check_passes
 from margincons.classifier import Classifier, Outputs
 from margincons.data.decoding import Decoded
@@ -23,8 +24,8 @@ from margincons.threat import ThreatModel, check_images
 from margincons.zoo.user import state_sha256
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decisions:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Decisions(Brief):
     """What a detector says of images, one entry each, from one forward pass."""
 
     predicted: Tensor  # (n,), class

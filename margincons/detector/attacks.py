@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from margincons.attacks.pgd import random_start
 from margincons.attacks.result import WITNESS_FRACTION, in_two_batches, rival_lead
+from margincons.brief import Brief
 from margincons.detector.climb import PER_TARGET, plan, search
 from margincons.detector.scored_network import ScoredNetwork
 from margincons.errors import ShapeError, UsageError
@@ -25,8 +26,8 @@ from margincons.pseudo_margin import PseudoMargin
 from margincons.threat import ThreatModel, check_images, per_item
 
 
-@dataclass(frozen=True, kw_only=True)
-class Deceptions:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Deceptions(Brief):
     """Where an attack on a detector ended, one entry per image, looked at again in another batch."""
 
     images: Tensor  # (n, c, h, w), in [0, 1] and in the ball; the clean image where the attack failed

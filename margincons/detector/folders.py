@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from margincons import plots
+from margincons.brief import Brief
 from margincons.data import load_images, load_unlabelled
 from margincons.data.decoding import Decoded
 from margincons.data.pictures import PICTURES, decode_pictures
@@ -22,8 +23,8 @@ COLOURS = {"brittle": plots.BRITTLE, "robust": plots.ROBUST, "undecided": "#4444
 BATCH = 256
 
 
-@dataclass(frozen=True, kw_only=True)
-class NamedImages:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class NamedImages(Brief):
     """Images without labels, each with a name: its file, or its place in a data set."""
 
     inputs: Tensor | Decoded  # (n, c, h, w), float32, [0, 1]

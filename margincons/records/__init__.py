@@ -12,6 +12,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 from margincons.errors import (
     ChecksumError,
     FileFormatError,
+    MarginError,
     MissingColumnError,
     MissingFileError,
     RecordError,
@@ -33,6 +35,7 @@ from margincons.records.atomic import written_whole
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 EXTENSION = ("images", "data_sha256")  # settings that change when a record is extended to more images
+_CHECKSUMS = {"weights_sha256": "the network", "data_sha256": "the images"}  # settings, and what they are of
 _KEY, _SEAL = b"margincons", b"margincons_sha256"  # provenance as JSON, and its checksum
 _DIGEST, _OLD = "columns_sha256", "rows_sha256"  # keys of the provenance: checksum of the rows, today's and the first
 _PACKAGES = ("margincons", "torch", "numpy", "pyautoattack", "robustbench")
@@ -127,7 +130,7 @@ def read_record(path_or_name: str | Path) -> pd.DataFrame:
 
     Raises:
         MissingFileError: If there is no such folder.
-        UnknownNameError: If it looks like a shipped record's name and none has it.
+        UnknownNameError: If it looks like a shipped record's name and none has it, or records lie below or beside it.
         RecordError: If its shards were measured with different settings.
     """
     shards = shards_of(path_or_name)
@@ -155,14 +158,20 @@ def shards_of(path_or_name: str | Path) -> list[Path]:
     if not path.exists():
         shipped = shipped_records()
         if path.parts[:1] not in {Path(name).parts[:1] for name in shipped}:
-            raise MissingFileError(path, "record")
+            raise _no_record(path, path.parent.glob("*/shard-*.parquet"))
         if path.as_posix() not in shipped:
             raise UnknownNameError("record", str(path_or_name), shipped)
         path = SHIPPED / path
     shards = [path] if path.is_file() else sorted(path.glob("shard-*.parquet"))
     if not shards:
-        raise MissingFileError(path / "shard-*.parquet", "shard of a record")
+        raise _no_record(path, path.rglob("shard-*.parquet"))
     return shards
+
+
+def _no_record(path: Path, around: Iterable[Path]) -> MarginError:
+    """Offer the records whose shards lie around a path that is none."""
+    known = sorted({str(shard.parent) for shard in around})
+    return UnknownNameError("record", str(path), known) if known else MissingFileError(path, "record")
 
 
 def check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any], *, extended: bool = False) -> None:
@@ -177,16 +186,19 @@ def check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any], *,
     fewer = extended and (found.get("images") or 0) < (wanted.get("images") or 0)
     for key in differing(found, wanted):
         if not (fewer and key in EXTENSION):
+            differs = f"with {key}={wanted.get(key)!r}, it has {found.get(key)!r}"
+            if key in _CHECKSUMS:
+                differs = f"on {_CHECKSUMS[key]} at hand, {key} is another: did {_CHECKSUMS[key]} change?"
             raise RecordError(
-                f"Expected {path} to be measured with {key}={wanted.get(key)!r}, it has {found.get(key)!r}; "
-                "a record holds one measurement: choose another folder (measure --out, calibrate --records), or the "
-                "same settings."
+                f"Expected {path} to be measured {differs}; a record holds one measurement: choose another "
+                "folder (measure --out, calibrate --records), or the same settings."
             )
 
 
 def differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Names of the settings that differ; one that is absent counts as None."""
-    return [key for key in dict.fromkeys([*wanted, *found]) if found.get(key) != wanted.get(key)]
+    """Names of the settings that differ, those that an extension may change last; one that is absent counts as None."""
+    keys = [key for key in dict.fromkeys([*wanted, *found]) if found.get(key) != wanted.get(key)]
+    return sorted(keys, key=EXTENSION.__contains__)
 
 
 def shipped_records() -> list[str]:

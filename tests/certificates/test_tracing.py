@@ -129,6 +129,7 @@ UNREADABLE = {
     "1 (AvgPool2d): these options of it are not covered (images without": nn.Sequential(
         nn.Flatten(1, 2), nn.AvgPool2d(2)
     ),
+    "mean: it is none of these, write it as AdaptiveAvgPool2d": Of(lambda self, x: x.mean((2, 3))),
     "cat: it is none of these": Of(lambda self, x: torch.cat([x, x], dim=1).flatten(1)),
     "add: it is none of these": Of(lambda self, x: torch.add(x, x, alpha=2).flatten(1)),
     "sub_: it overwrites the images": Of(lambda self, x: x.sub_(0.5).flatten(1)),

@@ -10,12 +10,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch.testing import assert_close
 
-from margincons.data import DIGITS_SPLITS, data_folder, load_images, load_unlabelled
+from margincons.data import DIGITS_SPLITS, Images, data_folder, load_images, load_unlabelled
 from margincons.errors import (
     DownloadError,
     FileFormatError,
     MissingFileError,
     PixelRangeError,
+    ShapeError,
     UnknownNameError,
     UsageError,
 )
@@ -324,3 +325,10 @@ def test_imagenet_is_read_from_the_data_folder(tmp_path, monkeypatch):
         save_image(tmp_path / "imagenet" / "val" / name / "0.png", rgb(3, 260, 300)[number])
     images = load_images("imagenet", n=2)
     assert images.inputs.shape == (2, 3, 224, 224)
+
+
+def test_images_of_ones_own_are_refused_where_they_are_no_images_or_lack_a_label():
+    with pytest.raises(PixelRangeError):
+        Images(inputs=torch.full((2, 1, 8, 8), 16.0), labels=torch.tensor([0, 1]))
+    with pytest.raises(ShapeError, match=r"one per image, \(2,\) torch.int64, got \(1,\)"):
+        Images(inputs=torch.rand(2, 1, 8, 8), labels=torch.tensor([0]))
