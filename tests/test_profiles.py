@@ -6,6 +6,7 @@ So that whoever has a GPU, the checkpoints and the images meets no surprise.
 import dataclasses
 from pathlib import Path
 
+import jupytext
 import nbformat
 import numpy as np
 import pytest
@@ -97,6 +98,15 @@ def test_a_page_runs_under_the_cifar10_profile(page, stand_in, tmp_path, monkeyp
     cells = nbformat.read(page.output, as_version=4).cells
     assert [cell.source for cell in cells if "injected-parameters" in cell.metadata.get("tags", [])]
     assert not [out for cell in cells for out in cell.get("outputs", []) if out.get("name") == "stderr"]
+
+
+@pytest.mark.parametrize("page", book_pages(ROOT), ids=lambda page: page.name)
+def test_the_default_profile_changes_no_page(page):
+    own = {}
+    cells = jupytext.read(page.source, fmt="md:myst").cells
+    exec(next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), own)
+    given = {name: value for name, value in read_profile("digits", ROOT).items() if name in page.declared}
+    assert given == {name: own[name] for name in given}
 
 
 def test_there_is_a_quick_page_and_every_page_of_both_parts_is_tried():

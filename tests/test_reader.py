@@ -19,7 +19,8 @@ from margincons.book.pages import book_pages
 ROOT = Path(__file__).parents[1]
 SESSION = Path(__file__).with_name("reader_session.py")
 SOURCES = ("margincons", "pyproject.toml", "README.md", "LICENSE")
-FEWER = {"n_images": 60, "n_attacked": 50, "n_grid": 10, "n_walked": 10, "n_live": 4, "n_restarts": 3, "draws": 200}
+FEWER = {"n_images": 60, "n_attacked": 50, "n_grid": 10, "n_walked": 10, "n_restarts": 3, "draws": 200}
+FEWER |= dict.fromkeys(("n_live", "n_bracketed"), 4)
 TIMED = {"scale"}  # pages that show how fast this machine is; what they show is never the same twice
 CLOCK = re.compile(r"\d[\d.,]*(?= ?(ms|s|seconds?|minutes?|hours?)\b)")
 

@@ -158,6 +158,7 @@ class Recipe:
 
 
 def _multiply_logits(model: nn.Sequential, factor: float = 100.0) -> nn.Sequential:
+    """All logits times a hundred: every decision kept, the softmax saturated."""
     with torch.no_grad():
         model[-1].weight *= factor
         model[-1].bias *= factor
