@@ -1,6 +1,6 @@
-"""What is known of the paper's numbers, with sources: `models.csv`, one network a row, and `values.csv`, the rest.
+"""The paper's numbers that are quoted here, with sources: `models.csv`, one network a row; `values.csv`, the rest.
 
-Ngnawe et al., 2024, arXiv:2406.18451. An empty cell is a value that is not known here; it stays empty, as NaN. Where a
+Ngnawe et al., 2024, arXiv:2406.18451. An empty cell is a value that is not quoted here; it stays empty, as NaN. Where a
 number came from stands in its row. Accuracies, AUROC, AUPR and FPR are percentages, as in the paper; tau is not.
 """
 
@@ -35,7 +35,7 @@ def paper_models(dataset: str = "") -> pd.DataFrame:
 
 
 def paper_value(model_id: str, quantity: str) -> float:
-    """One value of `paper_models` for a network of the zoo; NaN where the paper's is not known, or has no such network.
+    """One value of `paper_models` for a network of the zoo; NaN where it is not quoted, or there is no such network.
 
     Raises:
         UnknownNameError: If `paper_models` has no such column of numbers.
