@@ -141,7 +141,7 @@ def _add_fit(fit: argparse.ArgumentParser) -> None:
     fit.add_argument("--effort", default="exhaustive", help="its effort (default: exhaustive, as shipped)")
     fit.add_argument("--records", default="", help="folder of records to measure into (default: those shipped)")
     fit.add_argument("--splits", nargs="+", default=["train"], help="splits to learn from (default: train)")
-    fit.add_argument("--seeds", type=whole, default=5, help="fits per design (default: 5)")
+    fit.add_argument("--seeds", type=count, default=5, help="fits per design (default: 5)")
     fit.add_argument("--limit", type=count, help="only the first images of each split to learn from")
     fit.add_argument("--out", default="runs", help="folder of the fits (default: runs)")
     fit.add_argument("--device", default="auto", help="auto (default), cpu or cuda")

@@ -16,8 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from margincons.checks import warn_before_work
 from margincons.devices import choose_device
-from margincons.errors import UnknownNameError
-from margincons.margins import FIXED_BUDGET, MINIMUM_NORM, input_margins
+from margincons.margins import input_margins, options_of
 from margincons.prepare import prepare
 from margincons.records import read_record
 from margincons.shards import plan
@@ -99,12 +98,7 @@ def passes_per_image(attack: str, *, effort: str = "standard", norm: str = "Linf
     Raises:
         UnknownNameError: If there is no such attack or effort.
     """
-    methods = MINIMUM_NORM | FIXED_BUDGET
-    if attack not in methods:
-        raise UnknownNameError("attack", attack, methods)
-    if effort not in methods[attack].efforts:
-        raise UnknownNameError(f"effort of {attack}", effort, methods[attack].efforts)
-    options, targets = methods[attack].efforts[effort], min(_TARGETS, classes - 1)
+    options, targets = options_of(attack, effort), min(_TARGETS, classes - 1)
     restarts, steps = options.get("restarts", 1), options.get("steps", 0)
     if attack == "minimum_norm":
         results = read_record("benchmark/Linf")

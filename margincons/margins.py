@@ -106,7 +106,7 @@ def input_margins(
         if name not in MINIMUM_NORM:
             hint = " (a fixed budget gives no margin)" if name in FIXED_BUDGET else ""
             raise UnknownNameError(f"minimum-norm attack{hint}", name, MINIMUM_NORM)
-        _options_of(name, MINIMUM_NORM[name], effort)
+        options_of(name, effort)
     options = {"norm": norm, "effort": effort, "seed": seed, "indices": indices, "predicted": predicted}
     bounds = _run(attack, MINIMUM_NORM[attack], model, inputs, **options)
     for name in against:
@@ -166,7 +166,7 @@ def _run(
     for what, given in (("predicted", predicted), ("indices", options["indices"])):
         if given is not None:
             check_labels(given, len(inputs), what=what)
-    fixed = _options_of(name, method, effort)
+    fixed = options_of(name, effort)
     with evaluating(model):
         if predicted is None:
             predicted = first_logits(model, inputs).argmax(dim=1)
@@ -187,10 +187,18 @@ def _run(
     )
 
 
-def _options_of(name: str, method: Method, effort: str) -> dict[str, int | str]:
-    if effort not in method.efforts:
-        raise UnknownNameError(f"effort of {name}", effort, method.efforts)
-    return method.efforts[effort]
+def options_of(attack: str, effort: str) -> dict[str, int | str]:
+    """What an effort means for an attack: options of its function.
+
+    Raises:
+        UnknownNameError: If the attack does not exist, or it has no such effort.
+    """
+    methods = MINIMUM_NORM | FIXED_BUDGET
+    if attack not in methods:
+        raise UnknownNameError("attack", attack, methods)
+    if effort not in methods[attack].efforts:
+        raise UnknownNameError(f"effort of {attack}", effort, methods[attack].efforts)
+    return methods[attack].efforts[effort]
 
 
 def _tighter(first: MarginBounds, second: MarginBounds) -> MarginBounds:

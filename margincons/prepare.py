@@ -9,7 +9,7 @@ from margincons.cluster import device_of
 from margincons.data import Images, load_images
 from margincons.devices import choose_device
 from margincons.errors import UnknownNameError, UsageError
-from margincons.margins import FIXED_BUDGET, MINIMUM_NORM
+from margincons.margins import FIXED_BUDGET, options_of
 from margincons.rows import CERTIFICATES
 from margincons.threat import ThreatModel
 from margincons.zoo import load_model, state_sha256
@@ -91,11 +91,7 @@ def prepare(
 
 def check_attack(attack: str, *, norm: str, effort: str, epsilon: float | None) -> None:
     """Refuse what the attack would refuse, before anything is loaded."""
-    methods = MINIMUM_NORM | FIXED_BUDGET
-    if attack not in methods:
-        raise UnknownNameError("attack", attack, methods)
-    if effort not in methods[attack].efforts:
-        raise UnknownNameError(f"effort of {attack}", effort, methods[attack].efforts)
+    options_of(attack, effort)
     if (attack in FIXED_BUDGET) != (epsilon is not None):
         need = "needs epsilon" if attack in FIXED_BUDGET else "finds distances: it takes no epsilon"
         raise UsageError(f"The attack {attack!r} {need}; got epsilon={epsilon}.")

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from margincons.classifier import Classifier
-from margincons.data import load_images
+from margincons.data import Images, load_images
 from margincons.errors import MissingColumnError, RecordError, UnknownNameError
 from margincons.measure import measure, record_folder
 from margincons.records import differing, read_record, shipped_records
@@ -65,7 +66,7 @@ def measure_again(
         rows: Which rows of the table.
         column: What to compare: "upper"; "lower" where the record has certificates; "success", as 0 and 1, for
             attacks with a budget, whose distances say little.
-        folder: Where the file of networks and the .npz of images lie, for a record of one's own networks.
+        folder: Where the file of networks, or the images, lie, where they are one's own.
 
     Returns:
         Columns "index", "recorded", "live" and "ratio" (live over recorded; 1 where they are equal), one row per image.
@@ -77,23 +78,13 @@ def measure_again(
     settings = table.attrs["settings"]
     if column not in table:
         raise MissingColumnError(column, table.columns)
-    dataset, _, split = settings["data"].partition("/")
-    own = ".py:" in settings["model"]
-    images = load_images(
-        str(Path(folder) / f"{dataset}.npz") if own else dataset, split=split or "test", n=settings.get("images")
-    )
-    if settings.get("images") and images.checksum() != settings["data_sha256"]:
-        raise RecordError(f"Expected the images that the record was measured on, those of {settings['data']} changed.")
-    model = load_model(str(Path(folder) / settings["model"]) if own else settings["model"])
-    if state_sha256(model) != settings["weights_sha256"]:
-        raise RecordError(
-            f"Expected the weights that the record was measured with, those of {settings['model']} changed."
-        )
+    model, images = as_recorded(settings, folder)
     if column != "lower":
         settings = settings | {"certificate": None}  # which can take minutes an image
     classifier = Classifier(model, images.inputs[:2])
     chosen = table.iloc[list(rows)]
-    live = measure_batch(classifier, images, torch.tensor(chosen["index"].tolist()), settings).table
+    places = torch.tensor(chosen["index"].tolist())
+    live = measure_batch(classifier, images, places, settings).table if len(chosen) else chosen
     recorded, again = (part[column].to_numpy(dtype=float) for part in (chosen, live))
     alike, differ = np.where(again == recorded, 1.0, np.inf), (again != recorded) & (recorded != 0)
     return pd.DataFrame(
@@ -104,3 +95,31 @@ def measure_again(
             "ratio": np.divide(again, recorded, out=alike, where=differ),
         }
     )
+
+
+def as_recorded(settings: dict[str, Any], folder: str | Path = "") -> tuple[nn.Module, Images]:
+    """Load the network and the images of a record, each held against its checksum.
+
+    Args:
+        settings: Of the record.
+        folder: Where the file of networks, or the images, lie, where they are one's own.
+
+    Raises:
+        RecordError: If the network's weights, or the images, are not those of the record.
+    """
+    split = settings["data"].partition("/")[2]
+    images = load_images(data_as_recorded(settings, folder), split=split or "test", n=settings.get("images"))
+    if settings.get("images") and images.checksum() != settings["data_sha256"]:
+        raise RecordError(f"Expected the images that the record was measured on, those of {settings['data']} changed.")
+    model_id = settings["model"]
+    model = load_model(str(Path(folder) / model_id) if ".py:" in model_id else model_id)
+    if state_sha256(model) != settings["weights_sha256"]:
+        raise RecordError(f"Expected the weights that the record was measured with, those of {model_id} changed.")
+    return model, images
+
+
+def data_as_recorded(settings: dict[str, Any], folder: str | Path = "") -> str:
+    """What `load_images` takes for the images of a record: a data set's name, or the folder or .npz of one's own."""
+    name, slash, _ = settings["data"].partition("/")
+    own = Path(folder) / name
+    return name if slash else str(own.absolute()) if own.is_dir() else f"{own}.npz"

@@ -10,6 +10,7 @@ import torch
 from pandas.testing import assert_frame_equal
 from torch import nn
 from torch.testing import assert_close
+from torchvision.utils import save_image
 
 from margincons import cli, shards
 from margincons.cautions import NoHeadWarning, VanishingGradientsWarning
@@ -226,6 +227,27 @@ def test_pages_obtain_a_shipped_record_or_measure_their_own(tmp_path):
         UnknownNameError, match=r"shipped record \(set records='runs' to measure .*'digits/mlp/L7/fab_paper'"
     ):
         obtain("digits/mlp", "digits", norm="L7", attack="fab_paper", records="")
+
+
+@pytest.mark.parametrize(
+    ("model_id", "data"),
+    [("digits/mlp", "mine.npz"), ("nets.py:net", "digits"), ("nets.py:net", "mine.npz"), ("nets.py:net", "pictures")],
+)
+def test_whatever_is_measured_is_measured_again(tmp_path, model_id, data):
+    images = load_images("digits", n=4)
+    np.savez(tmp_path / "mine.npz", x=images.inputs.numpy(), y=images.labels.numpy())
+    code = "import torch\nfrom torch import nn\n\ndef net():\n    torch.manual_seed(0)\n    return nn.Sequential("
+    channels = 3 if data == "pictures" else 1
+    (tmp_path / "nets.py").write_text(f"{code}nn.Flatten(), nn.Linear({64 * channels}, 10))\n")
+    for number, image in enumerate(images.inputs):
+        (tmp_path / "pictures" / f"{number % 2}").mkdir(parents=True, exist_ok=True)
+        save_image(image, tmp_path / "pictures" / f"{number % 2}" / f"{number}.png")
+    where = {name: name if name.startswith("digits") else f"{tmp_path}/{name}" for name in (model_id, data)}
+    table = measure(where[model_id], where[data], out=tmp_path / "record", limit=3, **QUICK)
+    again = measure_again(table, [0, 2], folder=tmp_path)
+    assert again["index"].tolist() == [0, 2]
+    assert again["ratio"].to_numpy() == pytest.approx(1, rel=1e-3)
+    assert measure_again(table, [], folder=tmp_path).empty
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,17 @@ def test_a_shard_of_another_measurement_among_ours_is_set_aside_and_measured_aga
         assert after[name] == before[name]
 
 
+def test_where_most_shards_are_foreign_the_folder_is_refused_and_nothing_is_moved(tmp_path):
+    run(tmp_path)
+    for name in ("shard-00000.parquet", "shard-00002.parquet"):
+        table, about = read_shard(tmp_path / name)
+        write_shard(tmp_path / name, table, about["settings"] | {"seed": 7}, about["made"])
+    before = stamps(tmp_path)
+    with pytest.raises(RecordError, match="seed=0, it has 7"):
+        run(tmp_path)
+    assert stamps(tmp_path) == before
+
+
 def test_a_parquet_file_that_is_no_shard_is_set_aside(tmp_path, whole):
     run(tmp_path)
     whole.to_parquet(tmp_path / "shard-00002.parquet")

@@ -131,7 +131,7 @@ def read_record(path_or_name: str | Path) -> pd.DataFrame:
     Raises:
         MissingFileError: If there is no such folder.
         UnknownNameError: If it looks like a shipped record's name and none has it, or records lie below or beside it.
-        RecordError: If its shards were measured with different settings.
+        RecordError: If its shards were measured with different settings, or two hold the same image.
     """
     shards = shards_of(path_or_name)
     with ThreadPoolExecutor(max_workers=2) as pool:  # Python's lock leaves more of them nothing to do
@@ -145,6 +145,8 @@ def read_record(path_or_name: str | Path) -> pd.DataFrame:
         raise RecordError(f"Expected the shards of {path_or_name} to have the same columns, but: {error}") from None
     if "index" not in table:
         raise MissingColumnError("index", table.columns)
+    if len(shards) > 1 and not table["index"].is_unique:
+        raise RecordError(f"Expected each row of {path_or_name} in one shard, some are in two: remove the copies.")
     if not table["index"].is_monotonic_increasing:
         table = table.sort_values("index", ignore_index=True)
     told = {one["name"]: one for about in reversed(abouts) for one in about["made"].get("warnings", ())}

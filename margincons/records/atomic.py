@@ -61,8 +61,8 @@ def check_target(path: str | Path, what: str) -> None:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove what killed processes left half-written; call it only where nobody else writes."""
-    for path in folder.glob(f"*{SUFFIX}"):
+    """Remove what killed processes left of a record half-written; call it only where nobody else writes."""
+    for path in folder.glob(f"shard-*{SUFFIX}"):
         path.unlink()
 
 

@@ -6,6 +6,7 @@ and
 own. Networks whose shards are there are left alone, so that an interrupted run goes on with the next.
 """
 
+import functools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,13 +19,14 @@ from tqdm import tqdm
 
 from margincons.cli_outcome import outcome
 from margincons.cli_values import Parser, number
-from margincons.data import load_images
+from margincons.data import Images, load_images
 from margincons.detection import is_brittle
 from margincons.detector.attacks import evade, wrong_class_pgd
 from margincons.errors import DegenerateError, UsageError
 from margincons.passes import CountPasses
 from margincons.prepare import portable_id
-from margincons.records import check_settings, provenance, read_record, read_shard, write_shard
+from margincons.records import read_record
+from margincons.records.once import made_once
 from margincons.statistics.intervals import estimate, share_difference
 from margincons.statistics.metrics import threshold_at_tpr
 from margincons.zoo import load_model, state_sha256
@@ -97,6 +99,7 @@ def run(
 
     Raises:
         RecordError: If a shard was made with other settings.
+        LockedError: If another process is writing the record.
         UsageError: If two networks have the same name once their folders are left out.
     """
     images = load_images(data, n=limit)
@@ -110,17 +113,18 @@ def run(
     settings["weights_sha256"] = {name: state_sha256(model) for name, model in models.items()}
     bar = tqdm(models.items(), desc="networks", file=sys.__stderr__, disable=not progress)
     for place, (name, model) in enumerate(bar):
-        path = Path(folder) / f"shard-{place:05d}.parquet"
-        if path.is_file():
-            check_settings(path, read_shard(path)[1]["settings"], settings)
-            continue
-        made = provenance()
-        batches = torch.arange(len(images)).split(BATCH_SIZE)
-        parts = [both_attacks(model, images.inputs[rows], indices=rows, radii=radii) for rows in batches]
-        table = pd.concat(parts, ignore_index=True).assign(network=name)
-        table.insert(0, "index", place * len(table) + np.arange(len(table)))
-        write_shard(path, table, settings, made)
+        make = functools.partial(_attacked, place, name, model, images, radii)
+        made_once(Path(folder) / f"shard-{place:05d}.parquet", settings, make)
     return read_record(folder)
+
+
+def _attacked(place: int, name: str, model: nn.Module, images: Images, radii: Sequence[float]) -> pd.DataFrame:
+    """Rows of one network, the place-th of a record."""
+    batches = torch.arange(len(images)).split(BATCH_SIZE)
+    parts = [both_attacks(model, images.inputs[rows], indices=rows, radii=radii) for rows in batches]
+    table = pd.concat(parts, ignore_index=True).assign(network=name)
+    table.insert(0, "index", place * len(table) + np.arange(len(table)))
+    return table
 
 
 def shares_past(runs: pd.DataFrame, margins: Mapping[str, pd.DataFrame], *, epsilon: float) -> pd.DataFrame:

@@ -4,6 +4,7 @@
 core: one shard per network, and those that are there are left alone.
 """
 
+import functools
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from margincons.cli_values import Parser
 from margincons.costs import predict
 from margincons.data import load_images
 from margincons.margins import input_margins
-from margincons.records import check_settings, provenance, read_shard, write_shard
+from margincons.records.once import made_once
 from margincons.zoo import load_model
 from margincons.zoo.robustbench import unloaded_robustbench
 
@@ -78,6 +79,15 @@ def _network(model_id: str) -> tuple[nn.Module, tuple[int, ...]]:
     return unloaded_robustbench(model_id), (3, 32, 32)
 
 
+def _rows(model_id: str, n: int, runs: Sequence[tuple[str, str]], first: int) -> pd.DataFrame:
+    """Runs of one network on n images, numbered from the first on."""
+    model, shape = _network(model_id)
+    inputs = load_images("digits", n=n).inputs if shape == (1, 8, 8) else torch.rand(n, *shape)
+    table = priced_and_measured(model, inputs, runs).assign(network=model_id)
+    table.insert(0, "index", range(first, first + len(table)))
+    return table
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the runs that a folder lacks."""
     parser = Parser(prog="margincons.studies.cost_runs", description=__doc__.splitlines()[0])
@@ -86,15 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     settings, first = {"threads": 1, "device": "cpu"}, 0
     for place, (model_id, n, runs) in enumerate(RUNS):
-        path = folder / f"shard-{place:05d}.parquet"
-        if path.is_file():
-            check_settings(path, read_shard(path)[1]["settings"], settings)
-        else:
-            model, shape = _network(model_id)
-            inputs = load_images("digits", n=n).inputs if shape == (1, 8, 8) else torch.rand(n, *shape)
-            table = priced_and_measured(model, inputs, runs).assign(network=model_id)
-            table.insert(0, "index", range(first, first + len(table)))
-            write_shard(path, table, settings, provenance())
+        made_once(folder / f"shard-{place:05d}.parquet", settings, functools.partial(_rows, model_id, n, runs, first))
         first += len(runs)
     print(f"{folder}: {first} runs")
 

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,8 @@ from margincons.labelled_margins import LabelledMargins, check_split, labelled_m
 from margincons.measure import record_folder
 from margincons.pseudo_margin import PseudoMargin, fit_pseudo_margin
 from margincons.recorded import obtain
-from margincons.records import check_settings, provenance, read_record, write_shard
+from margincons.records import check_settings, read_record
+from margincons.records.once import made_once
 from margincons.threat import ThreatModel
 from margincons.zoo import load_model
 
@@ -168,34 +168,32 @@ def obtain_fits(
         options: Further options of `lesson`.
 
     Raises:
-        RecordError: If the fits on disk, or those shipped, were made with other settings.
+        RecordError: If the fits on disk, or those shipped, were made with other settings; the latter are of all images.
+        LockedError: If another process is making them.
         UsageError: If epsilon is not on the [0, 1] pixel scale.
     """
     ThreatModel(norm=norm, epsilon=epsilon)  # refuses 8 for 8/255 before anything is measured or fitted
     root = Path(out or records) / "pseudo_margin"
     path = record_folder(root, model_id, norm, attack) / "shard-00000.parquet"
     if not (out or records):
-        table = read_record(path.parent.as_posix())
-        asked = {"epsilon": epsilon, "seeds": seeds, "splits": list(splits)}
-        check_settings(path.parent, {key: table.attrs["settings"][key] for key in asked}, asked)
+        table, plain = read_record(path.parent.as_posix()), {"n_images": None, "n_fit": None, "seed": 0}
+        asked = {"data": f"{data}/test", "epsilon": epsilon, "seeds": seeds, "splits": list(splits)}
+        asked |= {"effort": "standard"} | plain | {name: one for name, one in options.items() if name != "device"}
+        check_settings(path.parent, table.attrs["settings"] | plain, table.attrs["settings"] | asked)
         return table
-    made, started, splits = provenance(), time.perf_counter(), list(splits)
+    splits = list(splits)
     found = lesson(model_id, data, norm=norm, attack=attack, records=records, splits=splits, **options)
     margins = found.table.attrs["settings"]
     settings = {name: margins[name] for name in ("model", "weights_sha256", "data", "data_sha256", "norm", "attack")}
-    settings |= {"effort": margins["effort"], "epsilon": epsilon, "splits": splits, "seeds": seeds}
+    settings |= {"effort": margins["effort"], "seed": margins["seed"], "images": len(found.table)}
+    settings |= {"epsilon": epsilon, "splits": splits, "seeds": seeds}
     settings |= {"labelled": {split: len(labelled) for split, labelled in found.labelled.items()}}
-    if path.is_file():
-        table = read_record(path.parent)
-        check_settings(path, table.attrs["settings"], settings)
-        return table
-    todo = designs(found, seeds=seeds)
-    rows = [
-        judge(found, design, epsilon=epsilon)
-        for design in tqdm(todo, desc=f"{model_id} fits", disable=not progress, file=sys.__stderr__)
-    ]
-    table = pd.DataFrame(rows).reset_index(names="index")
-    write_shard(path, table, settings, made | {"seconds": round(time.perf_counter() - started, 2)})
+
+    def make() -> pd.DataFrame:
+        todo = tqdm(designs(found, seeds=seeds), desc=f"{model_id} fits", disable=not progress, file=sys.__stderr__)
+        return pd.DataFrame([judge(found, design, epsilon=epsilon) for design in todo]).reset_index(names="index")
+
+    made_once(path, settings, make)
     return read_record(path.parent)
 
 

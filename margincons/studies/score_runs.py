@@ -21,7 +21,9 @@ from margincons.data import Images, load_images
 from margincons.errors import RecordError, UsageError
 from margincons.measure import record_folder
 from margincons.prepare import portable_id
-from margincons.records import check_settings, provenance, read_record, write_shard
+from margincons.recorded import as_recorded, data_as_recorded
+from margincons.records import check_settings, read_record
+from margincons.records.once import made_once
 from margincons.studies.score_jobs import CERTIFIED, Settings, clever_options, learn_from, score_images
 from margincons.zoo import load_model, state_sha256
 
@@ -39,19 +41,24 @@ def obtain_scores(
             those after the first ``limit``.
         limit: The first images; all when None.
         out: "" for the shipped scores, else a folder of records.
-        settings: What the scores are asked; the defaults of `Settings` unless given. Shipped ones have their own.
+        settings: What the scores are asked; the defaults of `Settings` unless given. Shipped ones have their own, and
+            are refused where others are given.
 
     Returns:
         One row per image: "index", "label", "predicted" and a column per score that the network allows. In ``attrs``,
         "settings", and "made" with what an image "costs" by score, as `score_images` counts it.
 
     Raises:
-        RecordError: If the folder holds scores that were measured with other settings.
+        RecordError: If the scores there, or those shipped, were measured with other settings.
+        LockedError: If another process is writing them.
         UsageError: If a file is given and no image of it is left to learn from.
     """
     asked = settings or Settings()
     if not out:
-        table = read_record(_folder(Path("scores"), model_id, asked.norm).as_posix())
+        name = _folder(Path("scores"), model_id, asked.norm)
+        table = read_record(name.as_posix())
+        if settings:
+            check_settings(name, table.attrs["settings"], table.attrs["settings"] | asdict(settings))
         return table.head(limit or len(table))
     model = load_model(model_id)
     images, known = scored_and_known(data, limit)
@@ -66,13 +73,13 @@ def obtain_scores(
         "known_sha256": known.checksum(),
     } | asdict(asked)
     path = _folder(Path(out) / "scores", model_id, asked.norm) / "shard-00000.parquet"
-    if path.is_file():
-        table = read_record(path.parent)
-        check_settings(path, table.attrs["settings"], identity)
+
+    def make() -> pd.DataFrame:
+        table, costs = score_images(model, images, learn_from(model, known, asked), asked)
+        table.attrs["costs"] = costs
         return table
-    made = provenance()
-    table, costs = score_images(model, images, learn_from(model, known, asked), asked)
-    write_shard(path, table, identity, made | {"costs": costs})
+
+    made_once(path, identity, make)
     return read_record(path.parent)
 
 
@@ -115,14 +122,10 @@ def clever_again(table: pd.DataFrame, rows: Sequence[int], *, folder: str | Path
 def _as_recorded(table: pd.DataFrame, folder: str | Path) -> tuple[nn.Module, Images, Images, Settings]:
     """Network, scored images, known images and settings of a record, each held against its checksum."""
     found = table.attrs["settings"]
-    own = ".py:" in found["model"]
-    data = str(Path(folder) / f"{found['data']}.npz") if own else found["data"].partition("/")[0]
-    images, known = scored_and_known(data, found["images"])
-    model = load_model(str(Path(folder) / found["model"]) if own else found["model"])
-    sums = {"weights_sha256": state_sha256(model), "data_sha256": images.checksum(), "known_sha256": known.checksum()}
-    for name, came in sums.items():
-        if came != found[name]:
-            raise RecordError(f"Expected the {name} of the record, {found[name][:16]}..., got {came[:16]}...")
+    model, images = as_recorded(found, folder)
+    known = scored_and_known(data_as_recorded(found, folder), found["images"])[1]
+    if known.checksum() != found["known_sha256"]:
+        raise RecordError(f"Expected the images that the scores learned from, those of {found['known']} changed.")
     return model, images, known, Settings(**{name: found[name] for name in asdict(Settings())})
 
 

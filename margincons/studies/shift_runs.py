@@ -17,10 +17,12 @@ from margincons.cli_values import Parser, count, seed
 from margincons.data import Images, load_images
 from margincons.data.shifts import SHIFTS, shift
 from margincons.devices import choose_device
-from margincons.errors import RecordError, UsageError
+from margincons.errors import UsageError
 from margincons.measure import measure_images, record_folder
 from margincons.prepare import portable_id
-from margincons.records import check_settings, provenance, read_record, write_shard
+from margincons.recorded import as_recorded
+from margincons.records import read_record
+from margincons.records.once import made_once
 from margincons.zoo import load_model, state_sha256
 
 COLUMNS = ["index", "label", "predicted", "logit_margin", "upper"]
@@ -57,6 +59,7 @@ def obtain_shifts(
     Raises:
         UsageError: If no image is left to calibrate on.
         RecordError: If the folder holds a record of other settings.
+        LockedError: If another process is writing it.
     """
     images, model = load_images(data), load_model(model_id).to(choose_device(device))
     if not 0 < judged < len(images):
@@ -74,21 +77,20 @@ def obtain_shifts(
         "seed": seed,
     }
     path = record_folder(Path(out) / "shifts", model_id, norm, "minimum_norm") / "shard-00000.parquet"
-    if path.is_file():
-        table = read_record(path.parent)
-        check_settings(path, table.attrs["settings"], settings)
-        return table
-    made, guises = provenance(), [(CLEAN, 0)]
-    guises += [(name, s) for name, one in SHIFTS.items() for s in range(1, len(one.strengths) + 1)]
-    parts = [
-        _measured(model, images if name == CLEAN else images.head(judged), name, severity, settings)
-        for name, severity in guises
-    ]
-    write_shard(path, pd.concat(parts, ignore_index=True), settings, made)
+    guises = [(CLEAN, 0)] + [(name, s) for name, one in SHIFTS.items() for s in range(1, len(one.strengths) + 1)]
+
+    def make() -> pd.DataFrame:
+        parts = [
+            _measured(model, images if name == CLEAN else images.head(judged), name, severity, settings)
+            for name, severity in guises
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    made_once(path, settings, make)
     return read_record(path.parent)
 
 
-def shifts_again(table: pd.DataFrame, name: str, severity: int, *, n: int, folder: str | Path) -> pd.DataFrame:
+def shifts_again(table: pd.DataFrame, name: str, severity: int, *, n: int, folder: str | Path = "") -> pd.DataFrame:
     """Measure the first n images of one shift anew, with the record's own settings: its columns, n rows.
 
     Args:
@@ -96,16 +98,13 @@ def shifts_again(table: pd.DataFrame, name: str, severity: int, *, n: int, folde
         name: Which shift.
         severity: How far.
         n: How many images.
-        folder: Where the file of networks and the .npz of images lie.
+        folder: Where the file of networks and the .npz of images lie, where they are one's own.
 
     Raises:
         RecordError: If the network's weights, or the images, are not those of the record.
     """
     settings = table.attrs["settings"]
-    images = load_images(str(Path(folder) / f"{settings['data']}.npz"))
-    model = load_model(str(Path(folder) / settings["model"]))
-    if (state_sha256(model), images.checksum()) != (settings["weights_sha256"], settings["data_sha256"]):
-        raise RecordError("Expected the weights and the images of the record, one of them changed.")
+    model, images = as_recorded(settings, folder)
     return _measured(model, images.head(n), name, severity, settings)
 
 

@@ -4,6 +4,8 @@
 The weights are not kept: a row holds their checksum, and recipe, seed and epoch train them again.
 """
 
+import functools
+import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +25,8 @@ from margincons.cli_values import Parser, count
 from margincons.data import Images, load_images
 from margincons.detection import clean_accuracy, is_brittle, is_correct, robust_accuracy
 from margincons.margins import input_margins
-from margincons.records import check_settings, provenance, read_record, read_shard, write_shard
+from margincons.records import read_record
+from margincons.records.once import made_once
 from margincons.scores import logit_margin
 from margincons.statistics.metrics import auroc, kendall_tau
 from margincons.studies.local_complexity import local_complexity, relu_count
@@ -122,23 +125,25 @@ def run(study: str, folder: str | Path, *, seeds: int = 5, progress: bool = True
 
     Raises:
         RecordError: If a shard was made with other settings.
+        LockedError: If another process is writing the record.
     """
-    chosen, root = STUDIES[study], Path(folder) / "training" / study
-    settings = settings_of(study)
-    for number, (seed, recipe) in enumerate((seed, recipe) for seed in range(seeds) for recipe in chosen.recipes):
-        path = root / f"shard-{number:05d}.parquet"
-        if path.is_file():
-            check_settings(path, read_shard(path)[1]["settings"], settings)
-            continue
-        made, rows, started = provenance(), [], time.process_time()
-        for epoch, model in trained(study, recipe, seed, progress=progress):
-            row = {"recipe": recipe, "seed": seed, "epoch": epoch, "seconds": time.process_time() - started}
-            rows.append(row | measured(model, certified=chosen.certified))
-            started = time.process_time()  # seconds are of training alone, since the row before
-        table = pd.DataFrame(rows)
-        table.insert(0, "index", number * len(rows) + np.arange(len(rows)))
-        write_shard(path, table, settings, made)
+    root, settings = Path(folder) / "training" / study, settings_of(study)
+    for number, (seed, recipe) in enumerate(itertools.product(range(seeds), STUDIES[study].recipes)):
+        make = functools.partial(_checkpoints, number, study, recipe, seed, progress)
+        made_once(root / f"shard-{number:05d}.parquet", settings, make)
     return read_record(root)
+
+
+def _checkpoints(number: int, study: str, recipe: str, seed: int, progress: bool) -> pd.DataFrame:
+    """Rows of one network, the number-th of a record."""
+    rows, started = [], time.process_time()
+    for epoch, model in trained(study, recipe, seed, progress=progress):
+        row = {"recipe": recipe, "seed": seed, "epoch": epoch, "seconds": time.process_time() - started}
+        rows.append(row | measured(model, certified=STUDIES[study].certified))
+        started = time.process_time()  # seconds are of training alone, since the row before
+    table = pd.DataFrame(rows)
+    table.insert(0, "index", number * len(rows) + np.arange(len(rows)))
+    return table
 
 
 def settings_of(study: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ own loader, which knows how every entry names its weights, read the same file.
 """
 
 import contextlib
-import hashlib
 import io
 import os
 import pickle
@@ -22,7 +21,7 @@ import torch
 from torch import nn
 
 from margincons.attacks.autoattack_package import import_autoattack
-from margincons.errors import DownloadError, FileFormatError, MissingFileError, UnknownNameError, UsageError
+from margincons.errors import DownloadError, FileFormatError, UnknownNameError, UsageError
 
 NORMS = ("Linf", "L2")  # the common-corruption entries have no threat model with a margin
 LEAST_BYTES = 2**16  # the networks listed take tens of MB and more
@@ -80,7 +79,7 @@ def unloaded_robustbench(model_id: str) -> nn.Module:
         UsageError: If timm or torchvision builds it together with its weights.
     """
     robustbench_checkpoints(model_id)  # raises for names that are unknown or hosted elsewhere
-    with _quiet():
+    with _quiet(), torch.random.fork_rng(devices=[]):
         return _entries()[model_id]["model"]().eval().requires_grad_(False)
 
 
@@ -104,19 +103,6 @@ def robustbench_checkpoints(model_id: str, *, model_dir: str | Path | None = Non
     if isinstance(entries[model_id]["gdrive_id"], str):
         return [single]
     return [single.with_name(f"{single.name}_m{member}.pt") for member in range(len(_drive_ids(model_id)))]
-
-
-def checkpoint_sha256(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal: which weights a measurement was made with.
-
-    Raises:
-        MissingFileError: If there is no such file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(path, "checkpoint")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_checkpoint(path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from margincons.data import load_images
 from margincons.records import provenance
+from margincons.records.atomic import check_target
 from margincons.zoo.bundled import INDEX, WEIGHTS, bundled_index, sha256, weights_path
 from margincons.zoo.recipes import RECIPES, train
 
@@ -52,10 +53,11 @@ def retrain(model_id: str, *, out: str | Path | None = None, seed: int = 0, prog
     from safetensors.torch import save_file
 
     folder = Path(out or "runs/train")
-    folder.mkdir(parents=True, exist_ok=True)
+    check_target(folder / weights_path(model_id).name, "the weights")
     made, started = provenance(), time.perf_counter()
     model = train(model_id, seed=seed, progress=progress)
     seconds = round(time.perf_counter() - started, 1)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / weights_path(model_id).name
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
     accuracy = clean_accuracy(model)

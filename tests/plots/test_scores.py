@@ -61,6 +61,7 @@ def test_scores_that_were_learned_first_have_a_mark_of_their_own_and_move_no_lin
     (marked,) = (line for line in axes.lines if line.get_marker() == "D")
     assert marked.get_xydata().tolist() == [[1.0, 0.7]]
     assert unmatched(cost.drop("b"), value.drop("b")) == ["a", "c"]
+    assert unmatched(cost, value * 0 + 0.7) == ["a"]  # a score of the same value is matched by the first
 
 
 def results():

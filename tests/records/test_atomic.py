@@ -1,5 +1,7 @@
 """Files are whole or absent, and nothing that was there is lost."""
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -20,11 +22,23 @@ def test_a_file_appears_only_once_it_is_whole(tmp_path):
     assert [entry.read_bytes() for entry in path.parent.iterdir()] == [b"rows"]
 
 
+def test_a_file_is_on_disk_before_it_has_its_name_and_its_folder_is_after(tmp_path, monkeypatch):
+    path, flushed = tmp_path / "rows.parquet", []
+
+    def fsync(file):
+        flushed.append((stat.S_ISDIR(os.fstat(file).st_mode), path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with written_whole(path) as file:
+        file.write(b"rows")
+    assert flushed == [(False, False), (True, True)]
+
+
 def test_what_a_killed_process_left_half_written_is_cleared_and_nothing_else(tmp_path):
-    for name in ("shard-00000.parquet", "shard-00001.parquet.123.tmp", "shard-00001.safetensors.9.tmp", "notes.txt"):
+    for name in ("shard-00000.parquet", "shard-00001.parquet.123.tmp", "shard-00001.safetensors.9.tmp", "mine.tmp"):
         (tmp_path / name).write_text(name)
     clear_unfinished(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "shard-00000.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.tmp", "shard-00000.parquet"]
 
 
 def test_a_file_set_aside_never_replaces_one_that_was_set_aside_before(tmp_path):

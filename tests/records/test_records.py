@@ -289,3 +289,13 @@ def test_a_shipped_record_names_the_commit_it_was_made_at_and_the_commit_was_cle
     commit = read_record(name).attrs["made"]["commit"]
     assert len(commit) == 40
     assert set(commit) <= set("0123456789abcdef")
+
+
+def test_an_image_in_two_shards_is_refused(tmp_path):
+    for number in range(2):
+        rows = pd.DataFrame({"index": [2 * number, 2 * number + 1], "upper": [0.1, 0.2]})
+        write_shard(tmp_path / f"shard-0000{number}.parquet", rows, SETTINGS, MADE)
+    assert read_record(tmp_path)["index"].tolist() == [0, 1, 2, 3]
+    (tmp_path / "shard-00009.parquet").write_bytes((tmp_path / "shard-00000.parquet").read_bytes())
+    with pytest.raises(RecordError, match="in one shard, some are in two: remove the copies"):
+        read_record(tmp_path)

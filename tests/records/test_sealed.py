@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from margincons.errors import ChecksumError, FileFormatError, MarginError, MissingFileError
@@ -42,6 +43,16 @@ def test_one_bit_or_a_lost_end_is_refused_in_one_line_or_changes_nothing(tmp_pat
     else:
         assert about == ABOUT
         assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+
+
+@pytest.mark.parametrize("change", [lambda values: values.view(torch.int32), lambda values: values[None]])
+def test_the_same_bytes_of_another_type_or_shape_are_noticed(tmp_path, change):
+    path = written(tmp_path / "a.safetensors")
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    save_file(TENSORS | {"values": change(TENSORS["values"])}, path, metadata=header)
+    with pytest.raises(ChecksumError):
+        read_sealed(path, "detector", version=1)
 
 
 def test_a_changed_threshold_is_noticed(tmp_path):

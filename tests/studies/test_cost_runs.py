@@ -69,6 +69,9 @@ def test_an_architecture_is_built_without_a_file_and_refused_where_there_is_none
         model = unloaded_robustbench("robustbench/cifar10/Linf/Wong2020Fast")
     assert all(weight.is_meta for weight in model.parameters())
     assert not model.training
+    before = torch.get_rng_state()
+    unloaded_robustbench("robustbench/cifar10/Linf/Wong2020Fast")
+    assert torch.equal(torch.get_rng_state(), before)  # random weights are not the caller's next numbers
     with pytest.raises(UnknownNameError):
         unloaded_robustbench("robustbench/cifar10/Linf/Wong")
     with pytest.raises(UsageError, match="hosted by timm or torchvision"):

@@ -29,6 +29,11 @@ def test_a_frame_is_orthonormal_and_comes_again_with_its_seed(dimension, data):
     assert not torch.equal(frame, random_frame(dimension, directions, seed=4))
 
 
+def test_a_direction_and_its_opposite_are_drawn_equally_often():
+    firsts = torch.stack([random_frame(4, 4, seed=seed) for seed in range(400)])
+    assert firsts.mean(dim=0).abs().max() < 4 * 0.5 / 400**0.5  # each entry has variance 1/4
+
+
 @settings(deadline=None)
 @given(seed=st.integers(0, 200), radius=st.floats(0.01, 2))
 def test_in_one_hidden_layer_it_counts_the_hyperplanes_that_cut_the_polytope(seed, radius):

@@ -1,5 +1,7 @@
 """Grids of fits: what they hold, how they are kept, and that those shipped are found again."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -55,6 +57,28 @@ def test_fits_are_kept_and_taken_again_and_other_settings_refused(tmp_path):
     assert set(first["n_fit"]) == {12}
     with pytest.raises(RecordError, match=r"epsilon=0\.2, it has 0\.1"):
         obtain_fits("digits/mlp", "digits", **options | {"epsilon": 0.2})
+    shipped = QUICK | {"effort": "exhaustive", "out": str(tmp_path / "fits")}
+    obtain_fits("digits/trades", "digits", **shipped)
+    with pytest.raises(RecordError, match="images=41, it has 40"):
+        obtain_fits("digits/trades", "digits", **shipped | {"n_images": 41})
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ({"effort": "fast"}, "effort='fast', it has 'exhaustive'"),
+        ({"n_images": 100}, "n_images=100, it has None"),
+        ({"n_fit": 50}, "n_fit=50, it has None"),
+        ({"seed": 7}, "seed=7, it has 0"),
+        ({"data": "cifar10"}, "data='cifar10/test', it has 'digits/test'"),
+        ({"splits": ["train"]}, "splits=['train'], it has ['train', 'calibration']"),
+    ],
+)
+def test_shipped_fits_of_something_else_than_is_asked_are_refused(asked, text):
+    options = {"data": "digits", "epsilon": 0.1, "splits": ["train", "calibration"], **OPTIONS}
+    assert len(obtain_fits("digits/rescaled", **options, device="cpu")) == 90
+    with pytest.raises(RecordError, match=re.escape(text)):
+        obtain_fits("digits/rescaled", **options | asked)
 
 
 def test_no_grid_learns_from_test_images(tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from margincons.data import load_images
@@ -46,6 +47,9 @@ def test_a_record_that_is_there_is_taken_and_other_settings_are_refused(folder):
     assert len(table) == 12
     with pytest.raises(RecordError, match="votes=11"):
         obtain_scores("digits/mlp", "digits", limit=12, out=folder, settings=replace(FEW, votes=11))
+    assert len(obtain_scores("digits/trades", "digits", limit=3, settings=Settings())) == 3
+    with pytest.raises(RecordError, match="votes=11, it has 500"):
+        obtain_scores("digits/trades", "digits", settings=Settings(votes=11))
 
 
 def test_costs_are_in_forward_passes_and_count_what_was_paid_once(folder):
@@ -142,5 +146,12 @@ def test_a_sample_of_the_independent_networks_scores_is_found_again(name):
 def test_other_images_than_those_of_the_record_are_refused(folder):
     table = obtain_scores("digits/mlp", "digits", limit=12, out=folder, settings=FEW)
     table.attrs["settings"] = table.attrs["settings"] | {"data_sha256": "0" * 64}
-    with pytest.raises(RecordError, match="Expected the data_sha256 of the record"):
+    with pytest.raises(RecordError, match="the record was measured on, those of digits/test changed"):
         score_again(table, [0])
+
+
+def test_time_is_counted_in_free_scores_and_certificates_are_not_among_them():
+    spent = {"logit_margin": 1.0, "entropy": 3.0, CERTIFIED[0]: 500.0, CERTIFIED[1]: 500.0}
+    scores = pd.DataFrame()
+    scores.attrs["made"] = {"costs": {s: {"forward": 1, "backward": 0, "seconds": t} for s, t in spent.items()}}
+    assert costs_of(scores)["time"].tolist() == [0.5, 1.5, 250.0, 250.0]

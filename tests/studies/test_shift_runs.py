@@ -57,7 +57,7 @@ def test_a_record_that_is_there_is_taken_and_other_settings_are_refused(files):
         made(files, seed=1)
     table = made(files)
     table.attrs["settings"] = table.attrs["settings"] | {"data_sha256": "0" * 64}
-    with pytest.raises(RecordError, match="one of them changed"):
+    with pytest.raises(RecordError, match="Expected the images that the record was measured on"):
         shifts_again(table, "blur", 1, n=2, folder=files)
     with pytest.raises(UsageError, match="judge 1 to 19 of 20"):
         obtain_shifts(f"{files}/nets.py:net", f"{files}/mine.npz", judged=20, out=files)

@@ -10,6 +10,7 @@ from margincons import Detector, load_images, load_model, measure_images
 from margincons.data.shifts import shift
 from margincons.detection import is_brittle
 from margincons.errors import TooFewImagesError
+from margincons.statistics.conformal import conformal_threshold
 from margincons.statistics.metrics import accuracy, auroc, fpr_at_tpr, kendall_tau
 from margincons.studies.association import holm
 from margincons.studies.shift_study import BROKEN, KEPT, OPEN, under_shift, verdicts
@@ -103,3 +104,11 @@ def test_where_nothing_changes_no_promise_of_a_family_is_called_broken_more_ofte
         cells = pd.DataFrame([under_shift(one, calm, **OPTIONS | {"replicates": 1}) for one in new])
         families.append((verdicts(cells, miss_rate=0.1)["verdict"] == BROKEN).any())
     assert np.mean(families) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
+
+
+def test_a_score_just_at_the_threshold_is_flagged(measured):
+    _, _, calm, _, _ = measured
+    scores, brittle = -calm["logit_margin"].to_numpy(), is_brittle(calm, OPTIONS["epsilon"])
+    threshold = conformal_threshold(scores[brittle], OPTIONS["miss_rate"])
+    assert (scores == threshold).any()
+    assert under_shift(calm, calm, **OPTIONS)["flagged"] == pytest.approx((scores >= threshold).mean())

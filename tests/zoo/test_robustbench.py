@@ -1,4 +1,3 @@
-import hashlib
 import re
 import zipfile
 from pathlib import Path
@@ -8,10 +7,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from margincons.errors import DownloadError, FileFormatError, MissingFileError, UnknownNameError, UsageError
+from margincons.errors import DownloadError, FileFormatError, UnknownNameError, UsageError
 from margincons.zoo.robustbench import (
     check_checkpoint,
-    checkpoint_sha256,
     list_robustbench,
     load_robustbench,
     robustbench_checkpoints,
@@ -273,10 +271,3 @@ def test_a_download_that_fails_says_why_and_leaves_nothing(downloader, tmp_path,
     with pytest.raises(DownloadError, match=rf"Wong2020Fast\.pt from Google Drive .*{reason}"):
         load_robustbench(FAST, model_dir=tmp_path, download=True)
     assert not list((tmp_path / "cifar10" / "Linf").iterdir())
-
-
-def test_the_checksum_is_sha256_of_the_file(place):
-    path = place(b"margin" * 100_000)
-    assert checkpoint_sha256(path) == hashlib.sha256(b"margin" * 100_000).hexdigest()
-    with pytest.raises(MissingFileError, match=r"Expected a checkpoint at .*absent"):
-        checkpoint_sha256(path.with_name("absent"))
