@@ -7,7 +7,7 @@ the time. The limits here hold at any size and whatever the distributions, and s
 
 import numpy as np
 
-FEW_BEYOND = 5  # positives left on the threshold's shorter side: with fewer, at 95% below 100 positives, no bootstrap
+FEW_BEYOND = 5  # positives beyond the threshold: with fewer, at 95% below 100 in all, no bootstrap of a difference
 ON_THRESHOLD = 0.8  # of a rate's error, fixed beforehand: few positives leave more open than the negatives do
 
 

@@ -5,39 +5,22 @@ The rows, that is the images, are resampled; the network, the attack and its bou
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
 
 from margincons.errors import DegenerateError, ShapeError, UnknownNameError, UsageError
 from margincons.statistics import metrics, weighted
+from margincons.statistics.estimates import Estimate
 from margincons.statistics.few_positives import LIMITS, few_positives
+from margincons.statistics.limits import auroc_influence, auroc_limits, cosine, square_and_add, wilson
 
 MOST_ROWS = 20_000  # above this many rows, intervals come from a random subsample of this size
 BATCH_CELLS = 8_000_000  # rows x replicates held at once: 64 MB an array
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A statistic and its interval; prints as ``.83 [.80, .86]``, or with the digits of a format such as ``.3f``."""
-
-    value: float
-    low: float
-    high: float
-    level: float = 0.95
-    n: int  # rows that the value rests on
-    method: str  # how the interval was found
-    standard_error: float | None = None  # over bootstrap samples; None where they are infinite or none were drawn
-
-    def __format__(self, spec: str) -> str:
-        """Write the value and its interval without leading zeros."""
-        value, low, high = (_without_zero(format(x, spec or "z.2f")) for x in (self.value, self.low, self.high))
-        return f"{value} [{low}, {high}]"
-
-    def __str__(self) -> str:
-        """Write two digits: ``.83 [.80, .86]``."""
-        return format(self, "")
+PRECISIONS = (metrics.average_precision, metrics.aupr_trapezoid)  # both called AUPR
+AREAS = (metrics.auroc, *PRECISIONS)
+BY_FORMULA = "Newcombe's method 5, or DeLong's on the logit scale"
 
 
 def estimate(
@@ -48,17 +31,20 @@ def estimate(
     level: float = 0.95,
     **options: float,
 ) -> Estimate:
-    """A statistic with its interval: Wilson's for the two accuracies, else a percentile bootstrap over rows.
+    """A statistic with its interval, made by one rule for each kind of statistic, whatever the number of rows.
 
-    A threshold at a TPR and its FPR rest on the few positives at one end. Where fewer than five are expected beyond
-    the threshold, that is of fewer than 100 positives at 95%, their limits come from order statistics and exact
-    binomial limits (`margincons.statistics.few_positives`): valid at any size, and infinite, or 0 or 1, where so few
-    positives leave the end open.
+    - The two accuracies: Wilson's limits.
+    - AUROC: closed forms that hold near 1 and with few rows of a class (`margincons.statistics.limits.auroc_limits`).
+    - AUPR (`average_precision`, `aupr_trapezoid`): a percentile bootstrap, but no narrower than Wilson's limits of a
+      share among the positives. Boyd, Eng and Page, 2013, "Area under the precision-recall curve", ECML PKDD, have
+      the binomial interval; that both are needed with few positives is ours.
+    - A threshold at a TPR and its FPR: order statistics and exact binomial limits
+      (`margincons.statistics.few_positives`), infinite, or 0 or 1, where few positives leave the end open.
+    - Everything else: a percentile bootstrap over rows.
 
     Replicates on which the statistic is not defined (one class, a constant) are left out, and ``method`` says how
     many were kept. Above `MOST_ROWS` rows the bootstrap runs on one random subsample without replacement; its
-    deviations, shrunk by sqrt(`MOST_ROWS` / n), are set around the value on all rows. A percentile interval never
-    leaves the values that resampling can reach: around a perfect AUROC its width is 0.
+    deviations, shrunk by sqrt(`MOST_ROWS` / n), are set around the value on all rows.
 
     Args:
         statistic: A statistic of `metrics`, or its name.
@@ -77,13 +63,17 @@ def estimate(
     check_bootstrap(replicates, level)
     value = point(*columns, **options)
     if point in {metrics.accuracy, metrics.robust_accuracy}:
-        low, high = _wilson(value, len(columns[0]), level)
+        low, high = wilson(value, len(columns[0]), level)
         return Estimate(value=value, low=low, high=high, level=level, n=len(columns[0]), method="Wilson score")
-    if point.__name__ in LIMITS and few_positives(columns[0], **options):
+    if point is metrics.auroc:
+        low, high = auroc_limits(*columns, level=level)
+        error, common = np.linalg.norm(auroc_influence(*columns)), {"method": BY_FORMULA, "n": len(columns[0])}
+        return Estimate(value=value, low=low, high=high, level=level, standard_error=float(error), **common)
+    if point.__name__ in LIMITS:
         low, high = LIMITS[point.__name__](*columns, level=level, **options)
         method = f"order statistics of {int(np.sum(columns[0]))} positives"
         return Estimate(value=value, low=low, high=high, level=level, n=len(columns[0]), method=method)
-    return _bootstrap(
+    found = _bootstrap(
         value,
         lambda weights, *sample: replicate(weights, *sample, **options),
         columns,
@@ -91,6 +81,11 @@ def estimate(
         seed=seed,
         level=level,
     )
+    if point in PRECISIONS:
+        low, high = wilson(value, int(np.sum(columns[0])), level)
+        wider = {"low": min(low, found.low), "high": max(high, found.high)}
+        return replace(found, **wider, method=f"{found.method}, or Wilson score of the positives")
+    return found
 
 
 def paired_difference(
@@ -106,13 +101,19 @@ def paired_difference(
 ) -> Estimate:
     """statistic(target, score_a) - statistic(target, score_b), both on the same bootstrap samples.
 
-    Arguments, errors and interval are those of `estimate`; ``target`` is the first column of the statistic. Of an FPR
-    with few positives the two scores' own limits, each at half the error, are set against each other, which is wide.
+    Arguments and errors are those of `estimate`; ``target`` is the first column of the statistic. It is a bootstrap,
+    but of an FPR with few positives the two scores' own limits, each at half the error, are set against each other.
+    Areas have their own limits put together by `margincons.statistics.limits.square_and_add`: AUROCs with DeLong's
+    correlation and no narrower than his interval of the difference, AUPRs as if unrelated, which is wide. So even a
+    twin has a width.
     """
     point, replicate = look_up(statistic)
     check_bootstrap(replicates, level)
     if point in {metrics.accuracy, metrics.threshold_at_tpr, metrics.log_spread}:
         raise UsageError(f"Expected a statistic that compares two scores, got {point.__name__}.")
+    if point in AREAS:
+        pair = ((target, score_a), (target, score_b))
+        return _between_areas(point, *pair, replicates=replicates, seed=seed, level=level)
     value = point(target, score_a, **options) - point(target, score_b, **options)
     if point.__name__ in LIMITS and few_positives(target, **options):
         (a_low, a_high), (b_low, b_high) = (
@@ -142,8 +143,9 @@ def difference(
 ) -> Estimate:
     """A statistic of one network less that of another, on the same rows and the same bootstrap samples.
 
-    Unlike in `paired_difference` every column may differ, as margins do between two networks. It is a bootstrap always,
-    which a threshold at a TPR, or its FPR, with few positives breaks: compare the two intervals of `estimate` instead.
+    Unlike in `paired_difference` every column may differ, as margins do between two networks. Areas are treated as
+    there. All else is a bootstrap, which a threshold at a TPR, or its FPR, with few positives breaks: compare the two
+    intervals of `estimate` instead.
 
     Args:
         statistic: A statistic of `metrics` without options, or its name.
@@ -162,6 +164,8 @@ def difference(
     value, cut = point(*first) - point(*second), len(first)
     if len(first[0]) != len(second[0]):
         raise ShapeError("the second network's columns", f"of {len(first[0])} rows", f"{len(second[0])}")
+    if point in AREAS:
+        return _between_areas(point, first, second, replicates=replicates, seed=seed, level=level)
     return _bootstrap(
         value,
         lambda weights, *columns: replicate(weights, *columns[:cut]) - replicate(weights, *columns[cut:]),
@@ -190,15 +194,9 @@ def share_difference(first: np.ndarray, second: np.ndarray, *, level: float = 0.
     check_bootstrap(1, level)
     first, second = metrics.flags(first=first, second=second)
     n, more, fewer = len(first), (first > second).mean(), (second > first).mean()
-    (more_low, more_high), (fewer_low, fewer_high) = (_wilson(share, n, level) for share in (more, fewer))
+    parts = ((share, *wilson(share, n, level)) for share in (more, fewer))
     spread = math.sqrt(more * (1 - more) * fewer * (1 - fewer))
-    correlation = -more * fewer / spread if spread else 0.0
-
-    def reach(a: float, b: float) -> float:
-        return math.sqrt(max(0.0, a**2 - 2 * correlation * a * b + b**2))
-
-    value = more - fewer
-    low, high = value - reach(more - more_low, fewer_high - fewer), value + reach(more_high - more, fewer - fewer_low)
+    value, (low, high) = more - fewer, square_and_add(*parts, -more * fewer / spread if spread else 0.0)
     ends = {"low": float(max(-1.0, low)), "high": float(min(1.0, high))}
     return Estimate(value=float(value), **ends, level=level, n=n, method="paired Wilson scores")
 
@@ -221,6 +219,24 @@ def over_seeds(values: np.ndarray, *, level: float = 0.95) -> Estimate:
         n=len(values),
         method=f"Student's t over {len(values)} seeds",
     )
+
+
+def _between_areas(
+    point: Callable, first: tuple, second: tuple, *, replicates: int, seed: int, level: float
+) -> Estimate:
+    """The difference of two areas on the same rows."""
+    one, other = (
+        estimate(point, *columns, replicates=replicates, seed=seed, level=level) for columns in (first, second)
+    )
+    value, error, correlation = one.value - other.value, None, 0.0
+    if point is metrics.auroc:
+        influence = [auroc_influence(*columns) for columns in (first, second)]
+        correlation, error = cosine(*influence), float(np.linalg.norm(influence[0] - influence[1]))
+    low, high = square_and_add((one.value, one.low, one.high), (other.value, other.low, other.high), correlation)
+    half = NormalDist().inv_cdf((1 + level) / 2) * (error or 0.0)
+    ends = {"low": min(low, value - half), "high": max(high, value + half)}
+    method = f"square and add: {one.method}"
+    return Estimate(value=value, **ends, level=level, n=len(first[0]), method=method, standard_error=error)
 
 
 def _bootstrap(
@@ -264,14 +280,6 @@ def bootstrap_weights(rng: np.random.Generator, rows: int, replicates: int) -> n
     return np.bincount(cells, minlength=rows * replicates).reshape(rows, replicates).astype(float)
 
 
-def _wilson(share: float, n: int, level: float) -> tuple[float, float]:
-    """Wilson, 1927, "Probable inference, the law of succession, and statistical inference", JASA 22."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return min(share, middle - half), max(share, middle + half)  # they meet the share at 0 and 1, up to rounding
-
-
 def check_bootstrap(replicates: int, level: float) -> None:
     """Raise `UsageError` unless there is a replicate or more and the level lies between 0 and 1."""
     if replicates < 1 or not 0 < level < 1:
@@ -288,7 +296,3 @@ def look_up(statistic: str | Callable[..., float]) -> tuple[Callable, Callable]:
     if name not in metrics.STATISTICS:
         raise UnknownNameError("statistic", name, metrics.STATISTICS)
     return getattr(metrics, name), getattr(weighted, name)
-
-
-def _without_zero(number: str) -> str:
-    return number.replace("0.", ".", 1) if number.lstrip("+-").startswith("0.") else number

@@ -5,13 +5,22 @@ are wide enough to hold all at once: with a chance of 95% no difference is claim
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from margincons.errors import DegenerateError, MissingColumnError
 from margincons.statistics.few_positives import LIMITS, few_positives
-from margincons.statistics.intervals import BATCH_CELLS, Estimate, bootstrap_weights, check_bootstrap, look_up
+from margincons.statistics.intervals import (
+    AREAS,
+    BATCH_CELLS,
+    Estimate,
+    bootstrap_weights,
+    check_bootstrap,
+    estimate,
+    look_up,
+    paired_difference,
+)
 
 ALONE = 0.95  # level of the interval of one score by itself
 
@@ -20,7 +29,7 @@ ALONE = 0.95  # level of the interval of one score by itself
 class Compared:
     """One score's statistic, and what it gains over the reference on the same images."""
 
-    value: Estimate  # with the interval that it would have alone, by percentiles
+    value: Estimate  # with the interval that it would have alone
     gain: Estimate  # its value less the reference's; these intervals hold together
 
 
@@ -44,6 +53,9 @@ def compare_scores(
     For an FPR at a TPR with few positives, as in `margincons.statistics.intervals.estimate`, resampling does not serve:
     every score gets limits of its own that hold at any size, at a level that by Bonferroni keeps all of them together,
     and a gain's interval sets them against the reference's. That is wide, and even a twin of the reference has a width.
+
+    Areas have the intervals of `margincons.statistics.intervals.paired_difference`, at a level that by Bonferroni keeps
+    all of them together.
 
     Source: Romano and Wolf, 2005, "Exact and approximate stepdown methods for multiple hypothesis testing", JASA 100,
     of whose procedures this is the first step.
@@ -70,10 +82,15 @@ def compare_scores(
     values = {name: point(target, column, **options) for name, column in scores.items()}
     if point.__name__ in LIMITS and few_positives(target, **options):
         return _set_against(LIMITS[point.__name__], values, target, scores, reference=reference, level=level, **options)
+    if point in AREAS:
+        drawing = {"replicates": replicates, "seed": seed}
+        return _areas(point, target, scores, reference=reference, level=level, **drawing)
     drawn = _replicates(replicate, target, scores, replicates=replicates, seed=seed, **options)
     drawn = drawn[~np.isnan(drawn).any(axis=1)]
     if len(drawn) < 2:
         raise DegenerateError("The comparison", f"hardly one of {replicates} samples of {n} rows has both classes")
+    exact = scores.items() if point.__name__ in LIMITS else ()
+    alone = {name: estimate(point, target, column, level=ALONE, **options) for name, column in exact}
     names = list(scores)
     own = names.index(reference)
     gains = np.array([values[name] - values[reference] for name in names])
@@ -84,7 +101,8 @@ def compare_scores(
     ends = np.quantile(drawn, [(1 - ALONE) / 2, (1 + ALONE) / 2], axis=0, method="inverted_cdf")
     return {
         name: Compared(
-            value=Estimate(
+            value=alone.get(name)
+            or Estimate(
                 value=values[name],
                 low=float(ends[0, i]),
                 high=float(ends[1, i]),
@@ -133,6 +151,26 @@ def _set_against(
                 value=values[name] - values[reference], low=ends[0], high=ends[1], level=level, **common_gain
             ),
         )
+    return found
+
+
+def _areas(
+    point: Callable[..., float],
+    target: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+    *,
+    reference: str,
+    level: float,
+    **drawing: int,
+) -> dict[str, Compared]:
+    """Compare areas pair by pair, at a level shared by all pairs."""
+    found, rivals = {}, max(1, len(scores) - 1)
+    for name, column in scores.items():
+        gain = paired_difference(point, target, column, scores[reference], level=1 - (1 - level) / rivals, **drawing)
+        same = {"low": 0.0, "high": 0.0} if name == reference else {}
+        method = f"simultaneous over {len(scores) - 1} scores, {gain.method}"
+        gain = replace(gain, level=level, method=method, **same)
+        found[name] = Compared(value=estimate(point, target, column, level=ALONE, **drawing), gain=gain)
     return found
 
 

@@ -5,8 +5,8 @@ The rows are sorted once, whatever r is. Every function returns one value a samp
 the rows repeated as often as drawn, and NaN where it is not defined (a class is missing, a column is constant).
 
 Rows are drawn one by one, as if they were independent: clusters of like images, and weights of a survey's design, are
-not covered. Nor can samples of the rows show a threshold at a TPR, or its FPR, that few positives decide: for those
-`intervals` turns to `few_positives`.
+not covered. Nor can samples of the rows show a threshold at a TPR, or its FPR, that few positives decide, or an area
+near 1: for those `intervals` turns to `few_positives` and `limits`.
 """
 
 from collections.abc import Callable

@@ -86,13 +86,20 @@ def test_what_so_few_positives_cannot_know_is_left_open():
 
 
 @pytest.mark.parametrize(("positives", "tpr", "few"), [(99, 0.95, 1), (100, 0.95, 0), (49, 0.9, 1), (50, 0.9, 0)])
-def test_above_a_hundred_positives_at_95_percent_the_bootstrap_stays(positives, tpr, few):
+def test_neighbours_have_limits_of_one_kind_and_only_differences_are_resampled_from_a_hundred_positives_on(
+    positives, tpr, few
+):
     positive = np.arange(300) < positives
     score = np.random.default_rng(1).normal(size=300) + positive
     assert few_positives(positive, tpr=tpr) == few
+    exact = f"order statistics of {positives} positives"
     for name in ("fpr_at_tpr", "threshold_at_tpr"):
-        found = estimate(name, positive, score, tpr=tpr, replicates=20)
-        assert found.method == (f"order statistics of {positives} positives" if few else "bootstrap, 20 replicates")
+        assert estimate(name, positive, score, tpr=tpr).method == exact
+    pair = {"other": np.arange(300.0), "score": score}
+    change = paired_difference("fpr_at_tpr", positive, *pair.values(), tpr=tpr, replicates=20)
+    assert change.method == (exact if few else "bootstrap, 20 replicates")
+    compared = compare_scores("fpr_at_tpr", positive, pair, reference="other", tpr=tpr, replicates=20)
+    assert compared["score"].value == estimate("fpr_at_tpr", positive, score, tpr=tpr)
     assert few_positives(positive, tpr=1.0)  # no number of positives shows what the lowest of all will be
     assert few_positives(positive, tpr=0.01)
 
