@@ -1,8 +1,8 @@
 """A uniform view of any network: logits, features, and the last linear layer that joins them."""
 
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from margincons.errors import (
     NonFiniteLogitsError,
     ShapeError,
 )
-from margincons.passes import check_batch_size
+from margincons.passes import check_batch_size, evaluating
 from margincons.threat import check_images
 
 HEAD_TOLERANCE = 1e-4  # relative to the largest logit; fp32 sums over some thousand features stay well below
@@ -88,15 +88,11 @@ class Classifier:
         first = next(itertools.chain(self.model.parameters(), self.model.buffers()), None)
         return torch.device("cpu") if first is None else first.device
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Number format of the first real parameter or buffer; float32 for a network that has none."""
-        tensors = itertools.chain(self.model.parameters(), self.model.buffers())
-        return next((one.dtype for one in tensors if one.is_floating_point()), torch.float32)
-
     @torch.no_grad()
     def __call__(self, inputs: Tensor, *, batch_size: int = 256) -> Outputs:
-        """Logits, and features where there is a head, of images (n, c, h, w) in [0, 1].
+        """Logits, and features where there is a head, of images (n, c, h, w) in [0, 1], in any floating-point format.
+
+        The pass is made in eval mode, and each of the network's modules is in its own mode again afterwards.
 
         Raises:
             PixelRangeError: If a pixel leaves [0, 1].
@@ -106,18 +102,27 @@ class Classifier:
         check_images(inputs)
         check_batch_size(batch_size)
         logits, features = [], []
-        for part in inputs.split(batch_size):
-            with self._watch_head() as seen:
-                logits.append(check_logits(self.model(part.to(self.device)), len(part)))
-            if self.head is not None:
-                features.append(_pooled(seen[self._head_call]))
-        return Outputs(logits=torch.cat(logits), features=torch.cat(features) if features else None)
+        with evaluating(self.model):
+            for part in inputs.split(batch_size):
+                outputs = self.pass_through(as_taken(part, self.model))
+                logits.append(check_logits(outputs.logits, len(part)))
+                features.append(outputs.features)
+        return Outputs(logits=torch.cat(logits), features=None if self.head is None else torch.cat(features))
 
-    def pass_through(self, inputs: Tensor) -> Outputs:
-        """Outputs of one batch (n, c, h, w) on the network's device, as they come: nothing is checked."""
-        with self._watch_head() as seen:
+    def pass_through(self, inputs: Tensor, *, features: bool = True) -> Outputs:
+        """Outputs of one batch (n, c, h, w), `as_taken` by the network and in the mode it is in: nothing is checked.
+
+        Without features nothing is hooked.
+        """
+        if not features or self.head is None:
+            return Outputs(logits=self.model(inputs), features=None)
+        seen: list[Tensor] = []
+        hook = _on_call(self._head_module, lambda _, inputs: seen.append(inputs))
+        try:
             logits = self.model(inputs)
-        return Outputs(logits=logits, features=None if self.head is None else _pooled(seen[self._head_call]))
+        finally:
+            hook.remove()
+        return Outputs(logits=logits, features=_pooled(seen[self._head_call]))
 
     def logits(self, inputs: Tensor, *, batch_size: int = 256) -> Tensor:
         """Logits (n, k) of images (n, c, h, w) in [0, 1]."""
@@ -133,18 +138,6 @@ class Classifier:
         if features is None:
             raise NoHeadError(self.no_head_reason)
         return features
-
-    @contextmanager
-    def _watch_head(self) -> Iterator[list[Tensor]]:
-        seen: list[Tensor] = []
-        hook = None
-        if self._head_module is not None:
-            hook = _on_call(self._head_module, lambda _, inputs: seen.append(inputs))
-        try:
-            yield seen
-        finally:
-            if hook is not None:
-                hook.remove()
 
     @torch.no_grad()
     def _find_head(self, example: Tensor) -> None:
@@ -175,6 +168,12 @@ class Classifier:
         error = _error(_head_of(module), inputs, logits)
         by = f" by {100 * error:.2g}% of the largest" if error < torch.inf else ""
         self.no_head_reason = f"what its last linear layer {name!r} gives differs from the logits{by}"
+
+
+def as_taken(inputs: Tensor, model: nn.Module) -> Tensor:
+    """Images on the device and in the number format of a network's first real parameter or buffer, if it has one."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return inputs.to(next((one for one in tensors if one.is_floating_point()), inputs))
 
 
 def check_logits(logits: Tensor, n: int) -> Tensor:

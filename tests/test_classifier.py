@@ -264,6 +264,21 @@ def test_the_network_is_put_into_eval_mode():
     assert_close(classifier.logits(inputs), classifier.logits(inputs))  # batch norm would refuse a batch of one
 
 
+def test_a_call_is_made_in_eval_mode_and_leaves_the_network_as_it_was():
+    network, inputs = nn.Sequential(plain(), nn.Dropout(0.5)), images()
+    classifier = Classifier(network, inputs)
+    expected = classifier(inputs)
+    network[0].train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    for given in (inputs, inputs.double()):
+        assert_close(classifier(given).logits, expected.logits)
+        assert_close(classifier(given).features, expected.features)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert [module.training for module in network.modules()] == [
+        module in set(network[0].modules()) for module in network.modules()
+    ]
+
+
 def test_the_last_layers_input_gives_the_features():
     network = plain()
     inputs = images()

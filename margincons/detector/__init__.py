@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from margincons.brief import Brief
 from margincons.checks import CHECKED, check_passes
-from margincons.classifier import Classifier, Outputs
+from margincons.classifier import Classifier, Outputs, as_taken
 from margincons.data.decoding import Decoded
 from margincons.detector.files import read_detector, write_detector
 from margincons.detector.onnx_export import export_onnx
@@ -115,10 +115,10 @@ class Detector:
         if not isinstance(inputs, Decoded):  # which checks what it decodes
             check_images(inputs)
         with evaluating(model):
-            classifier = Classifier(model, inputs[:8])
+            classifier = Classifier(model, as_taken(inputs[:8], model))
             scorer = make_scorer(score, classifier, norm=norm)
-            found = check_passes(model, inputs[: min(CHECKED, batch_size)].to(classifier.device))
-            scores = scorer(_pass(classifier, scorer, inputs, batch_size)).cpu().numpy()
+            found = check_passes(model, as_taken(inputs[: min(CHECKED, batch_size)], model))
+            scores = scorer(_pass(classifier, scorer, inputs, batch_size)).double().cpu().numpy()
         margins = margins.detach().cpu().numpy() if isinstance(margins, Tensor) else np.asarray(margins)
         thresholds = calibrate(
             scores,
@@ -146,7 +146,7 @@ class Detector:
     def __call__(self, images: Tensor, *, batch_size: int = 256) -> Tensor:
         """Flag images (n, c, h, w), bool (n,); or one image (c, h, w), one bool.
 
-        Images come in any number format: they are passed in the network's own.
+        Images come in any floating-point format: they are passed in the network's own.
         An image whose score is NaN is flagged: nothing vouches for its decision.
 
         Raises:
@@ -218,8 +218,6 @@ class Detector:
     def _passed(self, images: Tensor, batch_size: int) -> Outputs:
         check_batch_size(batch_size)
         batch = images[None] if isinstance(images, Tensor) and images.dim() == 3 else images
-        if isinstance(batch, Tensor) and batch.is_floating_point():
-            batch = batch.to(self._dtype)
         check_images(batch)
         if tuple(batch.shape[1:]) != self.image_shape:
             expected = f"(n, {', '.join(map(str, self.image_shape))}), as in the calibration"
@@ -230,11 +228,6 @@ class Detector:
             return _pass(self.classifier, self.scorer, batch, batch_size)
 
     @cached_property
-    def _dtype(self) -> torch.dtype:
-        """Number format of the network, looked up once."""
-        return self.classifier.dtype
-
-    @cached_property
     def _modules(self) -> list[nn.Module]:
         """Parts of the network, listed once: each call looks at the mode of all of them."""
         return list(self.classifier.model.modules())
@@ -243,15 +236,10 @@ class Detector:
 @torch.no_grad()
 def _pass(classifier: Classifier, scorer: Scorer, inputs: Tensor | Decoded, batch_size: int) -> Outputs:
     """Images through the network in batches, without hooks where the logits are all that the score reads."""
-    device = classifier.device
     starts = range(0, max(1, len(inputs)), batch_size)  # no images make one empty batch
-    parts = (inputs[start : start + batch_size].to(device) for start in starts)
-    if not scorer.needs_features:
-        return Outputs(logits=_joined([classifier.model(part) for part in parts]), features=None)
-    outputs = [classifier.pass_through(part) for part in parts]
-    logits, features = ([getattr(one, name) for one in outputs] for name in ("logits", "features"))
-    return Outputs(logits=_joined(logits), features=_joined(features))
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    parts = (as_taken(inputs[start : start + batch_size], classifier.model) for start in starts)
+    outputs = [classifier.pass_through(part, features=scorer.needs_features) for part in parts]
+    if len(outputs) == 1:
+        return outputs[0]
+    features = torch.cat([one.features for one in outputs]) if scorer.needs_features else None
+    return Outputs(logits=torch.cat([one.logits for one in outputs]), features=features)

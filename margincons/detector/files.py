@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from margincons.checks import SPREAD
-from margincons.classifier import Classifier
+from margincons.classifier import Classifier, as_taken
 from margincons.detector.scorer import Scorer, load_scorer
 from margincons.detector.thresholds import Thresholds
 from margincons.errors import FileFormatError, MarginError, OtherNetworkError, UsageError
@@ -81,8 +81,11 @@ def _bound(path: str | Path, model: nn.Module, about: dict[str, Any], tensors: d
         classifier = Classifier(model, probe)
     except MarginError as error:
         raise OtherNetworkError(path, f"it has those weights, but {error}".rstrip(".")) from error
-    off = (_probed(model, probe).cpu().double() - tensors["probe"].double()).abs().max()
-    if not off <= TOLERANCE * tensors["probe"].abs().max():
+    logits, kept = _probed(model, probe).cpu().double(), tensors["probe"].double()
+    if logits.shape != kept.shape:
+        raise OtherNetworkError(path, f"it has those weights, but {logits.shape[1]} logits, not {kept.shape[1]}")
+    off = (logits - kept).abs().max()
+    if not off <= TOLERANCE * kept.abs().max():
         cause = "randomness in its forward pass" if _spread(model, probe) > SPREAD else "other code"
         raise OtherNetworkError(path, f"it has those weights, but its logits differ, by up to {off:.2g}: {cause}")
     state = {name.removeprefix("scorer."): value for name, value in tensors.items() if name.startswith("scorer.")}
@@ -118,9 +121,7 @@ def _spread(model: nn.Module, probe: Tensor) -> float:
 
 def _probe(model: nn.Module, image_shape: tuple[int, int, int]) -> Tensor:
     """Two random images (2, c, h, w), always the same, as the network takes them."""
-    images = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0))
-    parameter = next((one for one in model.parameters() if one.is_floating_point()), images)
-    return images.to(parameter)
+    return as_taken(torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0)), model)
 
 
 @torch.no_grad()

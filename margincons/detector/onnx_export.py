@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from margincons.classifier import Classifier, Outputs
+from margincons.classifier import Classifier, as_taken
 from margincons.detector.scorer import Scorer
 from margincons.detector.thresholds import Thresholds
 from margincons.errors import ExportError, MissingExtraError
@@ -33,16 +33,13 @@ class Graph(nn.Module):
     def __init__(self, classifier: Classifier, scorer: Scorer, thresholds: Thresholds) -> None:
         super().__init__()
         self.model, self.scorer = classifier.model, scorer
-        self._classifier, self._thresholds = classifier, thresholds
+        self._classifier, self.thresholds = classifier, thresholds
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pass images through network, score and thresholds."""
-        if self.scorer.needs_features:
-            outputs = self._classifier.pass_through(images)
-        else:
-            outputs = Outputs(logits=self.model(images), features=None)
+        outputs = self._classifier.pass_through(images, features=self.scorer.needs_features)
         scores = self.scorer(outputs)
-        return outputs.logits, scores, self._thresholds.flagged(scores), self._thresholds.brittle(scores)
+        return outputs.logits, scores, self.thresholds.flagged(scores), self.thresholds.brittle(scores)
 
 
 def export_onnx(
@@ -69,8 +66,7 @@ def export_onnx(
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError("onnx", "an ONNX graph", package)
     graph = Graph(classifier, scorer, thresholds).eval()
-    parameter = next(graph.parameters(), torch.zeros(()))
-    images = torch.rand(5, *image_shape, generator=torch.Generator().manual_seed(0)).to(parameter)
+    images = as_taken(torch.rand(5, *image_shape, generator=torch.Generator().manual_seed(0)), graph)
     content = _exported(graph, images[:2])
     _check(content, graph, images)
     with written_whole(Path(path)) as file:
@@ -94,12 +90,16 @@ def _exported(graph: Graph, example: Tensor) -> bytes:
 
 @torch.no_grad()
 def _check(content: bytes, graph: Graph, images: Tensor) -> None:
-    """Code that leaves torch may be exported as the constants it gave while torch was watching."""
+    """Code that leaves torch may be exported as the constants it gave while torch was watching.
+
+    Decisions are held against the graph's own scores, since beside a threshold rounding decides.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     found = session.run(None, {"images": images.cpu().numpy()})
-    wanted = [values.cpu().numpy() for values in graph(images)[:2]]
-    for name, ours, theirs in zip(OUTPUTS[:2], wanted, found[:2], strict=True):
+    rule, scores = graph.thresholds, torch.from_numpy(found[1])
+    wanted = [*graph(images)[:2], rule.flagged(scores), rule.brittle(scores)]
+    for name, ours, theirs in zip(OUTPUTS, (values.cpu().numpy() for values in wanted), found, strict=True):
         if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=0, atol=TOLERANCE * np.abs(ours).max()):
             raise ExportError(f"the graph gives other values of {name} for {len(images)} images than the network")

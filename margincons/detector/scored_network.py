@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from margincons.classifier import Classifier, Outputs
+from margincons.classifier import Classifier
 from margincons.detector.scorer import make_scorer
 from margincons.pseudo_margin import PseudoMargin
 from margincons.scores import linearised_distance
@@ -36,10 +36,7 @@ class ScoredNetwork:
         """Logits (n, k) and scores (n,), in the score's unit, of images (n, c, h, w)."""
         if self._scorer is None:
             return self._first_order(points)
-        if self._scorer.needs_features:
-            outputs = self._classifier.pass_through(points)
-        else:
-            outputs = Outputs(logits=self.model(points), features=None)
+        outputs = self._classifier.pass_through(points, features=self._scorer.needs_features)
         return outputs.logits, self._scorer.sign * self._scorer(outputs)
 
     def _first_order(self, points: Tensor) -> tuple[Tensor, Tensor]:

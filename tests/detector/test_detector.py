@@ -181,11 +181,12 @@ def test_passes_are_made_in_eval_mode_and_every_module_keeps_its_own(training, t
         assert torch.allclose(found, (logits[:, 0] - logits[:, 1]).abs(), atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_a_network_in_another_number_format_is_given_images_in_its_own(dtype, tmp_path):
+@pytest.mark.parametrize("given", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_in_another_number_format_is_given_images_in_its_own(dtype, given, tmp_path):
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).to(dtype).requires_grad_(False)
     images = torch.rand(60, 1, 4, 4).to(dtype)
-    made = Detector.calibrate(network, images, margins=torch.linspace(0, 1, 60), epsilon=0.5)
+    made = Detector.calibrate(network, images.to(given), margins=torch.linspace(0, 1, 60), epsilon=0.5)
     made.save(tmp_path / "d.safetensors")
     for detector in (made, Detector.load(tmp_path / "d.safetensors", network)):
         expected = logit_margin(network(images))
@@ -303,7 +304,7 @@ def test_a_detector_prints_in_one_line_what_it_is(digits, false_alarm_rate):
 
 def test_only_a_score_that_reads_features_hooks_the_network(digits, monkeypatch):
     detector = calibrated(digits)
-    monkeypatch.setattr(detector.classifier, "_watch_head", pytest.fail)
+    monkeypatch.setattr("margincons.classifier._on_call", pytest.fail)
     detector(digits[1].inputs[:3])
 
 

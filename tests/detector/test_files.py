@@ -92,6 +92,13 @@ def test_the_same_weights_under_other_code_are_refused_too(saved):
         Detector.load(saved, Halved(load_model("digits/trades")))
 
 
+def test_the_same_weights_with_fewer_logits_are_refused_as_well(saved):
+    model = load_model("digits/trades")
+    model.register_forward_hook(lambda module, given, logits: logits[:, :5])
+    with pytest.raises(OtherNetworkError, match="it has those weights, but 5 logits, not 10;"):
+        Detector.load(saved, model)
+
+
 def test_a_detector_is_no_file_of_weights_and_weights_are_no_detector(saved, tmp_path):
     save_file(load_model("digits/trades").state_dict(), tmp_path / "weights.safetensors")
     with pytest.raises(FileFormatError, match="safetensors of something else"):

@@ -1,6 +1,7 @@
 """The graph against the detector: other code, the same numbers."""
 
 import importlib.util
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from margincons import load_images, load_model
 from margincons.detector import Detector, onnx_export
+from margincons.detector.scorer import make_scorer
 from margincons.errors import ExportError, MissingExtraError
 from margincons.records import read_record
 
@@ -130,9 +132,16 @@ def test_a_network_that_cannot_be_exported_gets_one_line_and_no_file(tmp_path, c
 def test_a_graph_that_gives_other_numbers_than_the_network_is_not_written(tmp_path, monkeypatch):
     detector = calibrated()
     wrong = calibrated(model_id="digits/mart")
-    graph = onnx_export.Graph(wrong.classifier, wrong.scorer, wrong.thresholds).eval()
     made = onnx_export._exported
-    monkeypatch.setattr(onnx_export, "_exported", lambda _, example: made(graph, example))
-    with pytest.raises(ExportError, match="the graph gives other values of logits for 5 images than the network"):
-        detector.export_onnx(tmp_path / "d.onnx")
-    assert not list(tmp_path.iterdir())
+    all_flagged, none_called = (replace(detector.thresholds, **change) for change in ({"flag": 1e6}, {"alarm": -1e6}))
+    for parts, what in (
+        ((wrong.classifier, wrong.scorer, wrong.thresholds), "logits"),
+        ((detector.classifier, make_scorer("entropy", detector.classifier, norm="Linf"), wrong.thresholds), "score"),
+        ((detector.classifier, detector.scorer, all_flagged), "flag"),
+        ((detector.classifier, detector.scorer, none_called), "brittle"),
+    ):
+        graph = onnx_export.Graph(*parts).eval()
+        monkeypatch.setattr(onnx_export, "_exported", lambda _, example, graph=graph: made(graph, example))
+        with pytest.raises(ExportError, match=f"the graph gives other values of {what} for 5 images than the network"):
+            detector.export_onnx(tmp_path / "d.onnx")
+        assert not list(tmp_path.iterdir())
