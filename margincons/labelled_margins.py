@@ -15,7 +15,7 @@ from margincons.brief import Brief
 from margincons.classifier import Classifier, Outputs
 from margincons.consistency import column
 from margincons.data import CHUNK, Images
-from margincons.errors import LeakageError, RecordError, SharedImagesError
+from margincons.errors import LeakageError, RecordError, SharedImagesError, UsageError
 from margincons.zoo import state_sha256
 
 SPLITS = ("train", "calibration")  # the only ones to learn from
@@ -27,6 +27,7 @@ class LabelledMargins(Brief):
 
     Raises:
         LeakageError: If the images are not of a split to learn from.
+        UsageError: If a margin is negative, infinite or NaN.
     """
 
     outputs: Outputs  # features (n, d) and logits (n, k)
@@ -35,8 +36,10 @@ class LabelledMargins(Brief):
     left_out: int  # images without a finite margin
 
     def __post_init__(self) -> None:
-        """Refuse images that scores are judged on."""
+        """Refuse images that scores are judged on, and what is no margin."""
         check_split(self.data)
+        if wrong := int((~(self.margins.isfinite() & (self.margins >= 0))).sum()):
+            raise UsageError(f"Expected finite margins of 0 or more to learn from, {wrong} of {len(self)} are not.")
 
     def __len__(self) -> int:
         """Count the images."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, softplus
 
 from margincons.classifier import Outputs
-from margincons.errors import DegenerateError, NoHeadError, UnknownNameError, UsageError
+from margincons.errors import DegenerateError, NoHeadError, ShapeError, UnknownNameError, UsageError
 from margincons.labelled_margins import LabelledMargins
 from margincons.statistics.weighted import dense_ranks
 
@@ -68,11 +68,21 @@ class PseudoMargin:
     @torch.no_grad()
     def __call__(self, outputs: Outputs) -> Tensor:
         """Scores (n,), in no unit: before the sigmoid, which would tie the extremes."""
-        return self.network(self.standardised(outputs))[:, 0]
+        return self.network(standardised(outputs, self.inputs, self.centre, self.scale))[:, 0]
 
-    def standardised(self, outputs: Outputs) -> Tensor:
-        """The inputs (n, d) on the scale they had while learning."""
-        return (_inputs_of(outputs, self.inputs) - self.centre) / self.scale
+
+def standardised(outputs: Outputs, inputs: str, centre: Tensor, scale: Tensor) -> Tensor:
+    """Features or logits (n, d) on the scale that they had while a pseudo-margin was learned from them.
+
+    Raises:
+        NoHeadError: If it reads features and the network has none.
+        ShapeError: If they are of another width: of another network.
+    """
+    columns = _inputs_of(outputs, inputs)
+    if columns.shape[1:] != centre.shape:
+        expected = f"those of the network that the pseudo-margin was fitted to, (n, {len(centre)})"
+        raise ShapeError(f"the {inputs}", expected, tuple(columns.shape))
+    return (columns - centre) / scale
 
 
 def fit_pseudo_margin(
@@ -111,9 +121,15 @@ def fit_pseudo_margin(
     Raises:
         UnknownNameError: If an input, target or loss does not exist.
         NoHeadError: If features are wanted and the network has none.
-        UsageError: If ``n`` is more than there are.
-        DegenerateError: If there are fewer than ten images, or their margins are all alike.
+        UsageError: If ``n`` is more than there are, or a number of units, layers, passes or images cannot be meant.
+        DegenerateError: If there are fewer than ten images, or their margins are all alike; or those of the held-out
+            ones, which a ranking loss then cannot judge.
     """
+    if min(width, epochs, patience) < 1 or min(depth, n or 0) < 0:
+        raise UsageError(
+            "Expected a width, epochs and a patience of 1 or more and a depth and n of 0 or more, "
+            f"got {width}, {epochs}, {patience}, {depth} and {n}."
+        )
     for kind, name, known in (("input", inputs, INPUTS), ("target", target, TARGETS), ("loss", loss, LOSSES)):
         if name not in known:
             raise UnknownNameError(f"{kind} of a pseudo-margin", name, known)
@@ -123,6 +139,8 @@ def fit_pseudo_margin(
     columns = (columns - centre) / scale.where(scale > 0, 1)
     targets = torch.zeros_like(labelled.margins)
     targets[rows] = TARGETS[target](labelled.margins[rows])
+    if loss == "ranking" and (targets[held] == targets[held[0]]).all():
+        raise DegenerateError("A ranking loss", f"the margins of all {len(held)} held-out images are alike")
     network = _perceptron(columns.shape[1], width, depth, seed).to(columns.device)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
     order = torch.Generator().manual_seed(seed)

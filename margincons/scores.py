@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from margincons.classifier import Head, Outputs
 from margincons.errors import ShapeError, UnknownNameError, UsageError
 from margincons.passes import in_eval_mode
-from margincons.threat import dual_norm, vector_norm
+from margincons.threat import check_images, dual_norm, vector_norm
 
 _ORDER = {"Linf": torch.inf, "L2": 2.0, "L1": 1.0}
 
@@ -138,9 +138,11 @@ def first_order_margin(model: nn.Module, inputs: Tensor, *, norm: str, rivals: i
         One distance per image, (n,); infinite where no gap has a gradient.
 
     Raises:
+        PixelRangeError: If an image leaves [0, 1].
         UsageError: If there is no rival to try.
         ShapeError: If there are fewer than two classes.
     """
+    check_images(inputs)
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_()
         return linearised_distance(model(inputs), inputs, norm=norm, rivals=rivals).detach()

@@ -121,6 +121,18 @@ def check_images(inputs: Tensor) -> None:
             raise PixelRangeError(low, high)
 
 
+def places(indices: Tensor | None, n: int) -> Tensor:
+    """Each image's place in its data set, (n,), to which its random draws belong; its place in the batch unless given.
+
+    Raises:
+        ShapeError: If there is not one index per image, as a whole number.
+    """
+    if indices is None:
+        return torch.arange(n)
+    check_labels(indices, n, what="indices")
+    return indices
+
+
 def check_labels(labels: Tensor, n: int, *, what: str = "labels", classes: int | None = None) -> None:
     """Raise unless ``labels`` are n whole numbers, and each a class where the number of classes is known.
 

@@ -109,6 +109,20 @@ def test_a_check_takes_other_right_answers(name, right, same, capsys):
     assert capsys.readouterr().out == "Right.\n"
 
 
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda logits: 3.0, r"expected logits of the shape \(100, 10\), got \(\)"),
+        (lambda logits: "a text", r"expected logits of the shape \(100, 10\), got something else"),
+        (lambda logits: (2 * logits).tolist(), "ordered as before"),
+        (lambda logits: logits if len(logits) == 100 else None, "rest of the batch"),
+    ],
+)
+def test_logits_in_any_wrapping_are_judged_and_anything_else_is_told_apart(answer, told):
+    with pytest.raises(WrongAnswerError, match=told):
+        exercises.check_reordering(answer)
+
+
 PARTS = ("Evaluating robustness", "The paper", "Measuring margins", "From paper to practice")
 TOC = yaml.safe_load((NOTEBOOKS.parent / "_toc.yml").read_text())["parts"]
 TAUGHT = [Path(page["file"]).name for part in TOC if part["caption"] in PARTS for page in part["chapters"]]

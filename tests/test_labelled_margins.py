@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from margincons.classifier import Classifier
 from margincons.data import load_images
-from margincons.errors import LeakageError, MissingColumnError, RecordError
+from margincons.errors import LeakageError, MissingColumnError, RecordError, UsageError
 from margincons.labelled_margins import SPLITS, LabelledMargins, labelled_margins
 from margincons.measure import measure
 from margincons.pseudo_margin import fit_pseudo_margin
@@ -101,6 +101,15 @@ def test_images_without_a_margin_are_left_out_and_counted(classifier):
     assert (len(found), found.left_out) == (796, 1)
     assert_close(found.margins, torch.cat([whole.margins[:3], whole.margins[4:]]))
     assert_close(found.outputs.logits[3], whole.outputs.logits[4], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -0.1])
+def test_what_is_no_margin_is_not_learned_from(classifier, wrong):
+    found = labelled_margins(classifier, read_record(f"{NAME}-train").head(12), TRAIN)
+    margins = found.margins.clone()
+    margins[3] = wrong
+    with pytest.raises(UsageError, match=r"finite margins of 0 or more to learn from, 1 of 12 are not\."):
+        replace(found, margins=margins)
 
 
 def test_the_first_rows_of_a_record_and_a_record_of_the_first_images_both_serve(classifier, tmp_path):

@@ -15,7 +15,7 @@ from margincons.classifier import Classifier, Outputs
 from margincons.consistency import consistency
 from margincons.data import load_images
 from margincons.detection import detection
-from margincons.errors import DegenerateError, NoHeadError, UnknownNameError, UsageError
+from margincons.errors import DegenerateError, NoHeadError, ShapeError, UnknownNameError, UsageError
 from margincons.labelled_margins import labelled_margins
 from margincons.pseudo_margin import HELD_OUT, LOSSES, TARGETS, fit_pseudo_margin
 from margincons.zoo import state_sha256
@@ -186,6 +186,11 @@ def test_a_feature_that_never_moves_does_no_harm(shuffled):
         ({"target": "log"}, UnknownNameError, "Unknown target of a pseudo-margin 'log'"),
         ({"loss": "hinge"}, UnknownNameError, "Unknown loss of a pseudo-margin 'hinge'"),
         ({"n": 798}, UsageError, "Expected at most the 797 labelled margins that there are, got n=798."),
+        ({"n": -5}, UsageError, "a depth and n of 0 or more, got 128, 300, 40, 3 and -5."),
+        ({"epochs": 0}, UsageError, "Expected a width, epochs and a patience of 1 or more"),
+        ({"width": 0}, UsageError, "1 or more and a depth and n of 0 or more, got 0, 300, 40, 3 and None."),
+        ({"patience": 0}, UsageError, "got 128, 300, 0, 3 and None."),
+        ({"depth": -1}, UsageError, "got 128, 300, 40, -1 and None."),
         ({"n": 9}, DegenerateError, "it needs 10 labelled margins or more, got 9"),
     ],
 )
@@ -193,6 +198,29 @@ def test_what_cannot_be_learned_is_refused(shuffled, options, error, text):
     with pytest.raises(error) as caught:
         fit_pseudo_margin(shuffled[0], **options)
     assert text in str(caught.value)
+
+
+def test_a_ranking_loss_that_no_held_out_pair_can_judge_is_refused(shuffled):
+    labelled, _, _ = shuffled
+    drawn = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(0))[:20]
+    margins = torch.full_like(labelled.margins, 0.1)
+    margins[drawn[-2:]] = 0.2  # the first fifth is held out
+    alike, options = replace(labelled, margins=margins), {"n": 20, "epochs": 2}
+    with pytest.raises(DegenerateError, match="the margins of all 4 held-out images are alike"):
+        fit_pseudo_margin(alike, loss="ranking", **options)
+    assert fit_pseudo_margin(alike, **options).held_out_loss > 0  # another loss can
+
+
+def test_a_pseudo_margin_of_another_network_is_refused(shuffled):
+    labelled, outputs, _ = shuffled
+    fitted = fit_pseudo_margin(labelled, epochs=1)
+    wider = replace(outputs, features=outputs.features.repeat(1, 2))
+    with pytest.raises(ShapeError) as caught:
+        fitted(wider)
+    told = (
+        "Expected the features to be those of the network that the pseudo-margin was fitted to, (n, 2), got (800, 4)."
+    )
+    assert str(caught.value) == told
 
 
 def test_a_network_without_features_and_margins_all_alike_are_refused(shuffled):

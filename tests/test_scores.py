@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from margincons.classifier import Head, Outputs
-from margincons.errors import ShapeError, UnknownNameError, UsageError
+from margincons.errors import PixelRangeError, ShapeError, UnknownNameError, UsageError
 from margincons.scores import (
     NOT_RECORDED,
     SCORES,
@@ -182,10 +182,12 @@ def test_the_first_order_margin_of_a_linear_network_is_its_distance_to_the_neare
         assert found.item() == pytest.approx(min(distances)), row
 
 
-def test_without_a_rival_there_is_no_boundary_to_be_near():
+def test_without_a_rival_there_is_no_boundary_to_be_near_and_off_the_pixel_scale_none_is_sought():
     inputs = torch.rand(2, 3, 2, 2)
     with pytest.raises(UsageError, match=r"Expected one rival or more, got 0\."):
         first_order_margin(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), inputs, norm="L2", rivals=0)
+    with pytest.raises(PixelRangeError):
+        first_order_margin(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), inputs + 1, norm="L2")
     with pytest.raises(ShapeError, match=r"Expected logits to be \(n, k\) with k >= 2"):
         first_order_margin(nn.Sequential(nn.Flatten(), nn.Linear(12, 1)), inputs, norm="L2")
 

@@ -10,7 +10,7 @@ from margincons.brief import Brief
 from margincons.costly_scores.reverse_weibull import at_limit, endpoint
 from margincons.errors import UsageError
 from margincons.passes import in_eval_mode
-from margincons.threat import check_norm, dual_norm, per_item, vector_norm
+from margincons.threat import check_images, check_norm, dual_norm, per_item, places, vector_norm
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -63,6 +63,8 @@ def clever(
         One distance per image, (n,), double.
 
     Raises:
+        PixelRangeError: If an image leaves [0, 1].
+        ShapeError: If there is not one index per image, as a whole number.
         UsageError: If the radius is not positive, there are fewer than 2 batches, or no sample or rival.
     """
     options = {"batches": batches, "samples": samples, "rivals": rivals, "seed": seed, "indices": indices}
@@ -83,13 +85,14 @@ def clever_fits(
     indices: Tensor | None = None,
 ) -> CleverFits:
     """What `clever` returns, and which of its fits ended at the limit of their grid; arguments and errors as there."""
+    check_images(inputs)
     check_norm(norm)
     if not (radius > 0 and batches >= 2 and min(samples, rivals) >= 1):
         raise UsageError(
             "Expected a radius above 0, 2 batches or more and a sample and a rival or more, "
             f"got {radius:g}, {batches}, {samples} and {rivals}."
         )
-    indices = torch.arange(len(inputs)) if indices is None else indices
+    indices = places(indices, len(inputs))
     with torch.no_grad():
         logits = model(inputs)
     top = logits.topk(min(rivals + 1, logits.shape[1]), dim=1)

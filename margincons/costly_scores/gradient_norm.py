@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from margincons.passes import in_eval_mode
-from margincons.threat import dual_norm, vector_norm
+from margincons.threat import check_images, dual_norm, vector_norm
 
 
 @in_eval_mode
@@ -24,7 +24,11 @@ def gradient_norm(model: nn.Module, inputs: Tensor, *, norm: str) -> Tensor:
 
     Returns:
         One norm per image, (n,), in nats per unit of ``norm``.
+
+    Raises:
+        PixelRangeError: If an image leaves [0, 1].
     """
+    check_images(inputs)
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_()
         logits = model(inputs)

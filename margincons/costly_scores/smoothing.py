@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from margincons.attacks.randomness import gaussian
 from margincons.errors import UsageError
 from margincons.passes import in_eval_mode
+from margincons.threat import check_images, places
 
 
 @in_eval_mode
@@ -43,13 +44,16 @@ def smoothing_radius(
         One L2 radius per image, (n,), double; minus infinity where the class has no vote.
 
     Raises:
+        PixelRangeError: If an image leaves [0, 1].
+        ShapeError: If there is not one index per image, as a whole number.
         UsageError: If sigma is not positive, there are no samples, or alpha is not in (0, 1).
     """
+    check_images(inputs)
     if not (sigma > 0 and samples >= 1 and 0 < alpha < 1):
         raise UsageError(
             f"Expected sigma > 0, samples >= 1 and alpha in (0, 1), got {sigma:g}, {samples} and {alpha:g}."
         )
-    indices = torch.arange(len(inputs)) if indices is None else indices
+    indices = places(indices, len(inputs))
     predicted = model(inputs).argmax(dim=1)
     votes = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
     for draw in range(samples):

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from margincons.attacks.randomness import gaussian, uniform
-from margincons.errors import ShapeError, UnknownNameError, UsageError
-from margincons.threat import check_images
+from margincons.errors import UnknownNameError, UsageError
+from margincons.threat import check_images, places
 
 OCCLUDER = 0.5  # grey: on digits neither ink nor paper
 
@@ -46,7 +46,7 @@ def shift(inputs: Tensor, severity: int, *, name: str, seed: int = 0, indices: T
     Raises:
         UnknownNameError: If there is no such shift.
         UsageError: If there is no such severity.
-        ShapeError: If there is not one index per image.
+        ShapeError: If there is not one index per image, as a whole number.
         PixelRangeError: If an image leaves [0, 1].
     """
     check_images(inputs)
@@ -55,12 +55,10 @@ def shift(inputs: Tensor, severity: int, *, name: str, seed: int = 0, indices: T
     chosen = SHIFTS[name]
     if severity not in range(len(chosen.strengths) + 1):
         raise UsageError(f"Expected a severity from 0 to {len(chosen.strengths)}, got {severity}.")
-    if severity == 0:
+    indices = places(indices, len(inputs))
+    if severity == 0 or not len(inputs):
         return inputs.clone()
-    indices = torch.arange(len(inputs)) if indices is None else indices
-    if indices.shape != inputs.shape[:1]:
-        raise ShapeError("indices", f"one per image, ({len(inputs)},)", tuple(indices.shape))
-    return chosen.apply(inputs, chosen.strengths[severity - 1], seed=seed, indices=indices).clamp(0, 1)
+    return chosen.apply(inputs, chosen.strengths[int(severity) - 1], seed=seed, indices=indices).clamp(0, 1)
 
 
 def noise(inputs: Tensor, strength: float, *, seed: int, indices: Tensor) -> Tensor:

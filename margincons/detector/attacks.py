@@ -23,7 +23,7 @@ from margincons.detector.scored_network import ScoredNetwork
 from margincons.errors import ShapeError, UsageError
 from margincons.passes import evaluating, verification
 from margincons.pseudo_margin import PseudoMargin
-from margincons.threat import ThreatModel, check_images, per_item
+from margincons.threat import ThreatModel, check_images, per_item, places
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -68,10 +68,11 @@ def evade(
 
     Raises:
         PixelRangeError: If a pixel leaves [0, 1].
+        ShapeError: If there is no image, or not one index per image, as a whole number.
         UsageError: If epsilon cannot be meant, or there is no gradient to spend.
         UnknownNameError: If no score has that name.
     """
-    box = _box(inputs, epsilon)
+    box, indices = _box(inputs, epsilon), places(indices, len(inputs))
     if gradients < 1:
         raise UsageError(f"Expected one gradient or more, got {gradients}.")
     with evaluating(model), torch.no_grad():
@@ -112,12 +113,13 @@ def overestimate(
 
     Raises:
         PixelRangeError: If a pixel leaves [0, 1].
-        ShapeError: If the witnesses are not shaped as the images.
+        ShapeError: If there is no image, not one index per image, as a whole number, or the witnesses are not shaped as
+            the images.
         UsageError: If epsilon cannot be meant, there is no gradient to spend, or a witness is too far away or of its
             image's own class.
         UnknownNameError: If no score has that name.
     """
-    low, high = _box(inputs, epsilon)
+    (low, high), indices = _box(inputs, epsilon), places(indices, len(inputs))
     if gradients < 1:
         raise UsageError(f"Expected one gradient or more, got {gradients}.")
     if witnesses is not None:
@@ -169,12 +171,12 @@ def wrong_class_pgd(
 
     Raises:
         PixelRangeError: If a pixel leaves [0, 1].
+        ShapeError: If there is no image, or not one index per image, as a whole number.
         UsageError: If epsilon cannot be meant, or there are fewer gradients than restarts.
     """
-    low, high = _box(inputs, epsilon)
+    (low, high), indices = _box(inputs, epsilon), places(indices, len(inputs))
     if not 1 <= restarts <= gradients:
         raise UsageError(f"Expected between one restart and one per gradient ({gradients}), got {restarts}.")
-    indices = torch.arange(len(inputs)) if indices is None else indices
     threat, steps = ThreatModel(norm="Linf", epsilon=epsilon), gradients // restarts
     with evaluating(model), torch.no_grad():
         scored = ScoredNetwork(model, inputs[:2])

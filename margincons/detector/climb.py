@@ -77,7 +77,7 @@ def search(
     *,
     epsilon: float,
     seed: int,
-    indices: Tensor | None,
+    indices: Tensor,
 ) -> Tensor:
     """Best point of each image, (n, c, h, w), for the best of its targets.
 
@@ -89,10 +89,9 @@ def search(
         shares: From `plan`.
         epsilon: Unit of the steps, on the [0, 1] pixel scale.
         seed: With an image's index, fixes the random starts.
-        indices: Each image's place in its data set, (n,); its place here if None.
+        indices: Each image's place in its data set, (n,).
     """
     n, k = targets.shape
-    indices = torch.arange(n) if indices is None else indices
     image = torch.arange(n, device=inputs.device).repeat_interleave(k)
     nothing = torch.full_like(inputs[image, 0, 0, 0], -torch.inf)
     start = inputs.clamp(*box)

@@ -70,9 +70,9 @@ def detect(detector: Detector, images: NamedImages) -> pd.DataFrame:
         ShapeError: If the images are not shaped as those of the calibration.
     """
     parts = []
-    for start in range(0, len(images.inputs), BATCH):
+    for start in range(0, max(1, len(images.inputs)), BATCH):  # no images make an empty table
         found = detector.decide(images.inputs[start : start + BATCH])
-        scores = found.scores.cpu().numpy()
+        scores = found.scores.double().cpu().numpy()  # numpy knows no bfloat16
         columns = {"predicted": found.predicted.cpu().numpy(), detector.scorer.name: scores, "decision": found.names}
         parts.append(pd.DataFrame(columns))
     table = pd.concat(parts, ignore_index=True)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from margincons.classifier import Classifier, Outputs
 from margincons.errors import NoHeadError, UnknownNameError
-from margincons.pseudo_margin import PseudoMargin
+from margincons.pseudo_margin import PseudoMargin, standardised
 from margincons.scores import LEARNED, SCORES, class_distances, nearest_boundary, robustness_sign
 
 
@@ -57,14 +57,13 @@ class PseudoMarginScorer(Scorer):
 
     def __init__(self, network: nn.Module, centre: Tensor, scale: Tensor, inputs: str) -> None:
         super().__init__("pseudo_margin")
-        self.network, self.needs_features = network, inputs == "features"
+        self.network, self.inputs, self.needs_features = network, inputs, inputs == "features"
         self.register_buffer("centre", centre)
         self.register_buffer("scale", scale)
 
     def forward(self, outputs: Outputs) -> Tensor:
         """Scores (n,), in no unit."""
-        columns = outputs.features if self.needs_features else outputs.logits
-        return self.network((columns - self.centre) / self.scale)[:, 0]
+        return self.network(standardised(outputs, self.inputs, self.centre, self.scale))[:, 0]
 
 
 def make_scorer(score: str | PseudoMargin, classifier: Classifier, *, norm: str) -> Scorer:

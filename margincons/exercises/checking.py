@@ -50,18 +50,18 @@ def check(
         for hint, mistake in mistakes.items():
             if _alike(came, mistake(*copy.deepcopy(dict(case)).values()), tolerance):
                 raise WrongAnswerError(hint)
-        raise WrongAnswerError(_difference(_array(came), _array(expected), tolerance))
+        raise WrongAnswerError(_difference(array(came), array(expected), tolerance))
     print("Right.")
 
 
 def _alike(first: Any, second: Any, tolerance: float) -> bool:
-    first, second = _array(first), _array(second)
+    first, second = array(first), array(second)
     if first is None or second is None or first.shape != second.shape:
         return False
     return bool(np.allclose(first, second, rtol=0, atol=tolerance, equal_nan=True))
 
 
-def _array(value: Any) -> np.ndarray | None:
+def array(value: Any) -> np.ndarray | None:
     """Numbers of any wrapping as float64; None for what holds no numbers."""
     value = value.detach().cpu() if isinstance(value, Tensor) else value
     try:

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import pearsonr
 
 from margincons.errors import WrongAnswerError
-from margincons.exercises.checking import Function, check
+from margincons.exercises.checking import Function, array, check
 from margincons.exercises.fixtures import digits, network
 from margincons.statistics.metrics import kendall_tau
 
@@ -64,11 +64,13 @@ def check_reordering(student: Function) -> None:
     if came is None:
         print("not written yet")
         return
-    if came.shape != logits.shape:
-        raise WrongAnswerError(f"expected logits of the shape {tuple(logits.shape)}, got {tuple(came.shape)}")
-    came = torch.as_tensor(came)
-    if not torch.allclose(torch.as_tensor(student(logits[1::2].clone())), came[1::2], equal_nan=True):
+    came, again = array(came), array(student(logits[1::2].clone()))
+    if came is None or came.shape != logits.shape:
+        got = "something else" if came is None else came.shape
+        raise WrongAnswerError(f"expected logits of the shape {tuple(logits.shape)}, got {got}")
+    if again is None or again.shape != came[1::2].shape or not np.allclose(again, came[1::2], equal_nan=True):
         raise WrongAnswerError("an image's new logits depend on the rest of the batch, or on chance")
+    logits, came = logits.double(), torch.from_numpy(came)
     if (came.sort(dim=1).values.diff(dim=1) == 0).any():
         raise WrongAnswerError("logits tie that did not before: the map saturates, or is not strictly increasing")
     if (came.argmax(dim=1) != logits.argmax(dim=1)).any():

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from margincons.costly_scores import clever
 from margincons.costly_scores.clever import clever_fits, gap_slopes, random_step
 from margincons.costly_scores.reverse_weibull import EXCESS
-from margincons.errors import UsageError
+from margincons.errors import PixelRangeError, ShapeError, UsageError
 from margincons.passes import CountPasses
 from margincons.threat import NORMS, vector_norm
 
@@ -97,6 +97,14 @@ def test_a_flat_network_has_the_radius_and_a_tie_has_nothing():
 def test_what_cannot_be_meant_is_refused(wrong):
     with pytest.raises(UsageError, match="Expected a radius above 0, 2 batches or more"):
         clever(linear(), torch.rand(1, 3, 2, 2), **{"norm": "L2", "radius": 1.0, **wrong})
+
+
+def test_images_off_the_pixel_scale_and_too_few_indices_are_refused():
+    inputs, options = torch.rand(3, 3, 2, 2).double(), {"norm": "L2", "radius": 1.0, **FEW}
+    with pytest.raises(PixelRangeError):
+        clever(linear(), 5 * inputs, **options)
+    with pytest.raises(ShapeError, match="indices"):
+        clever(linear(), inputs, indices=torch.tensor([7]), **options)
 
 
 def test_where_the_grid_decides_the_constant_is_ten_ranges_above_the_largest_slope():

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from margincons.costly_scores import gradient_norm
+from margincons.errors import PixelRangeError
 from margincons.passes import CountPasses
 from margincons.threat import NORMS
 
@@ -32,3 +33,8 @@ def test_the_gradient_vanishes_where_single_precision_saturates():
     for parameter in model[1].parameters():
         parameter.data *= 1e7
     assert (gradient_norm(model, inputs, norm="L2") == 0).all()
+
+
+def test_images_off_the_pixel_scale_are_refused():
+    with pytest.raises(PixelRangeError):
+        gradient_norm(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), torch.full((1, 3, 2, 2), 5.0), norm="L2")

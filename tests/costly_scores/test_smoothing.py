@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from margincons.costly_scores import smoothing_radius
-from margincons.errors import UsageError
+from margincons.errors import PixelRangeError, ShapeError, UsageError
 from margincons.passes import CountPasses
 
 
@@ -52,8 +52,8 @@ class Island(nn.Module):
 
 
 def test_a_unanimous_vote_has_the_radius_that_its_number_allows_and_a_lost_one_certifies_nothing():
-    radius = smoothing_radius(halfspace(), images(40.0), sigma=0.5, samples=200, alpha=0.001)
-    assert radius.item() == pytest.approx(0.5 * stats.norm.ppf(0.001 ** (1 / 200)))
+    radius = smoothing_radius(halfspace(), images(1.0), sigma=0.05, samples=200, alpha=0.001)
+    assert radius.item() == pytest.approx(0.05 * stats.norm.ppf(0.001 ** (1 / 200)))
     assert smoothing_radius(Island(), images(0.25), sigma=0.1, samples=20).item() == -torch.inf
 
 
@@ -69,3 +69,10 @@ def test_an_image_keeps_its_noise_in_any_batch_and_another_seed_draws_other_nois
 def test_what_cannot_be_meant_is_refused(wrong):
     with pytest.raises(UsageError, match="Expected sigma > 0, samples >= 1 and alpha"):
         smoothing_radius(halfspace(), images(0.6), **{"sigma": 0.1, **wrong})
+
+
+def test_images_off_the_pixel_scale_and_too_few_indices_are_refused():
+    with pytest.raises(PixelRangeError):
+        smoothing_radius(halfspace(), images(0.6, 5.0), sigma=0.1)
+    with pytest.raises(ShapeError, match="indices"):
+        smoothing_radius(halfspace(), images(0.6, 0.7), sigma=0.1, indices=torch.tensor([7]))

@@ -53,6 +53,13 @@ def test_only_what_is_drawn_changes_with_the_seed_and_with_the_image(name):
 
 
 @pytest.mark.parametrize("name", SHIFTS)
+def test_no_images_stay_none_and_a_severity_may_be_a_float(name):
+    inputs = some_images(2, 1, 8, 8)
+    assert shift(inputs[:0], 1, name=name).shape == (0, 1, 8, 8)
+    assert torch.equal(shift(inputs, 2.0, name=name), shift(inputs, 2, name=name))
+
+
+@pytest.mark.parametrize("name", SHIFTS)
 def test_a_higher_severity_moves_digits_further(name):
     inputs = load_images("digits", n=200).inputs
     moved = [float((shift(inputs, severity, name=name) - inputs).norm()) for severity in (0, 1, 2, 3)]
@@ -147,7 +154,8 @@ def test_what_cannot_be_meant_is_refused():
     for severity in (-1, 4):
         with pytest.raises(UsageError, match=f"severity from 0 to 3, got {severity}"):
             shift(inputs, severity, name="blur")
-    with pytest.raises(ShapeError, match="indices"):
-        shift(inputs, 1, name="blur", indices=torch.arange(3))
+    for indices in ([0], [0, 1, 2]):
+        with pytest.raises(ShapeError, match="indices"):
+            shift(inputs, 1, name="blur", indices=torch.tensor(indices))
     with pytest.raises(PixelRangeError):
         shift(255 * inputs, 1, name="blur")

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -140,6 +142,30 @@ def test_more_gradients_and_another_batch_do_no_harm():
     assert_close(alone.scores, many.scores[:1], rtol=0.05, atol=0.01)
 
 
+def test_the_first_climb_starts_at_the_image_and_later_ones_where_the_seed_says():
+    model, inputs = load_model("digits/trades"), load_images("digits", n=24).inputs
+    assert plan(1, 1) == [(1, 1)]
+    for goal, gradients, alike in ((overestimate, 1, True), (overestimate, 12, False), (evade, 12, False)):
+        one, again, other = (
+            goal(model, inputs, epsilon=0.2, gradients=gradients, seed=seed).images for seed in (0, 0, 1)
+        )
+        assert torch.equal(one, again)
+        assert torch.equal(one, other) == alike
+
+
+def test_plain_pgd_takes_shorter_and_shorter_steps_to_a_peak_within_the_ball():
+    class Peak(nn.Module):
+        """One pixel; class 1 leads around 0.737 by up to 0.2."""
+
+        def forward(self, inputs):
+            lead = 0.2 - (inputs.flatten(1)[:, :1] - 0.737).abs()
+            return torch.cat([torch.zeros_like(lead), lead], dim=1)
+
+    found = wrong_class_pgd(Peak().eval(), torch.full((1, 1, 1, 1), 0.5), epsilon=0.4, gradients=40)
+    assert found.success.all()
+    assert (found.images - 0.737).abs().item() <= 0.4 / 40
+
+
 def test_a_score_at_the_threshold_is_flagged():
     found = Deceptions(
         images=torch.zeros(3, 1, 1, 1),
@@ -241,7 +267,10 @@ def test_what_cannot_be_meant_is_refused(images):
         wrong_class_pgd(network, images, epsilon=0.1, gradients=3, restarts=4)
     with pytest.raises(UnknownNameError, match="second_order_margin"):
         evade(network, images, epsilon=0.1, score="second_order_margin")
-    with pytest.raises(ShapeError, match="one per image"):
+    for goal, indices in itertools.product((evade, overestimate, wrong_class_pgd), ([0], [0, 1, 2])):
+        with pytest.raises(ShapeError, match=r"Expected indices to be one per image, \(40,\)"):
+            goal(network, images, epsilon=0.1, indices=torch.tensor(indices))
+    with pytest.raises(ShapeError, match="witnesses to be one per image"):
         overestimate(network, images, epsilon=0.1, witnesses=images[:3])
     with pytest.raises(UsageError, match="within 2 epsilon of its image"):
         overestimate(network, images, epsilon=0.1, witnesses=(images + 0.25).clamp(max=1))

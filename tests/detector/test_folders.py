@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from margincons import Detector, load_images, load_model
-from margincons.detector.folders import contact_sheet, detect, open_images, write_results
+from margincons.detector.folders import NamedImages, contact_sheet, detect, open_images, write_results
 from margincons.errors import FileFormatError, MissingFileError, UnknownNameError
 from margincons.records import read_record
 
@@ -53,6 +54,26 @@ def test_every_image_gets_a_row_the_most_brittle_first(detector):
     again = table.sort_index()
     assert again["decision"].tolist() == found.names
     assert again["predicted"].tolist() == found.predicted.tolist()
+
+
+@pytest.mark.parametrize("score", ["logit_margin", "entropy"])
+def test_images_that_nothing_vouches_for_head_the_table_and_no_images_make_an_empty_one(score):
+    class Blind(nn.Module):
+        """Logits are NaN on black images."""
+
+        def forward(self, inputs):
+            mean = inputs.flatten(1).mean(dim=1, keepdim=True)
+            return torch.cat([4 * mean, 4 - 4 * mean], dim=1).where(mean > 0, torch.nan)
+
+    means = torch.linspace(0.1, 0.9, 50)
+    known, new = (one.view(-1, 1, 1, 1).expand(-1, 1, 2, 2) for one in (means, torch.tensor([0.5, 0.9, 0.0])))
+    made = Detector.calibrate(Blind(), known, margins=(means - 0.5).abs(), epsilon=0.2, score=score)
+    table = detect(made, NamedImages(inputs=new, names=["edge", "far", "black"]))
+    assert table["image"].tolist() == ["black", "edge", "far"]
+    assert table["decision"].tolist() == ["brittle", "brittle", "robust"]
+    assert table[score].isna().tolist() == [True, False, False]
+    empty = detect(made, NamedImages(inputs=new[:0], names=[]))
+    assert (len(empty), list(empty.columns)) == (0, list(table.columns))
 
 
 def test_the_sheet_shows_the_worst_with_name_class_score_and_decision(detector, photographs):

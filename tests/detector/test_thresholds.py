@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from margincons.detector.thresholds import calibrate
 from margincons.errors import DegenerateError, ShapeError, TooFewImagesError, UsageError
@@ -132,3 +133,11 @@ def test_nine_of_ten_calibrations_miss_as_many_as_the_range_says():
     inside = np.mean([low <= 1 - one.flag <= high for one in found])
     assert abs(inside - 0.9) < 4 * np.sqrt(0.09 / 600)
     assert low < 0.1 < high
+
+
+@pytest.mark.parametrize("m", [19, 60])
+def test_the_range_ends_where_so_many_uniform_draws_fall_below_once_and_nineteen_times_in_twenty(m):
+    found = calibrate(np.linspace(0, 1, m), np.zeros(m), sign=1, epsilon=0.1, miss_rate=0.1)
+    rank = m - found.flag * (m - 1)  # of the flag, from the top
+    assert rank == pytest.approx(conformal_rank(m, 0.1))
+    assert stats.binom.sf(round(rank) - 1, m, found.miss_range) == pytest.approx([0.05, 0.95])
