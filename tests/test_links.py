@@ -102,6 +102,11 @@ def test_a_download_holds_as_many_rows_as_its_link_says(links):
     assert tables > 40
 
 
+def test_no_table_of_a_page_is_cut_short(links):
+    short = [str(path) for path in links if re.search(r"<p>\d+ rows × \d+ columns</p>", path.read_text(encoding="utf-8"))]
+    assert not short, f"pandas left out rows on {', '.join(short)}: set its display.max_rows"
+
+
 def test_every_reference_is_cited_on_a_page(links):
     cited = {
         urlsplit(target).fragment for page in links.values() for target in page.targets if "references.html#" in target

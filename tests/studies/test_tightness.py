@@ -1,3 +1,4 @@
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -6,7 +7,7 @@ from margincons.data import load_images
 from margincons.errors import MissingColumnError
 from margincons.margins import input_margins
 from margincons.records import read_record
-from margincons.studies.tightness import best_known, complete, looser_networks, tightness, with_exact
+from margincons.studies.tightness import best_known, complete, looser_networks, mean_excesses, tightness, with_exact
 from margincons.zoo import load_model
 
 RIVAL = "FAB, paper's setting"
@@ -93,6 +94,38 @@ def test_an_image_with_a_margin_of_zero_has_no_relative_excess():
 def test_a_missing_column_is_named():
     with pytest.raises(MissingColumnError, match="'backward'"):
         tightness(results().drop(columns="backward"), best_known(results()))
+
+
+def spread_out(network="n"):
+    """Our excess over the rival is 0, 0.1, ... 0.9 on ten images."""
+    common = {"set": "s", "network": network, "forward": 1.0, "backward": 1.0, "seconds": 1.0, "index": range(10)}
+    ours = pd.DataFrame({**common, "attack": "ours", "upper": 1 + np.arange(10) / 10})
+    return pd.concat([ours, pd.DataFrame({**common, "attack": RIVAL, "upper": 1.0})], ignore_index=True)
+
+
+def test_an_image_is_resampled_with_all_of_its_networks():
+    both = pd.concat([spread_out("n"), spread_out("m")], ignore_index=True)  # one network twice is no more evidence
+    one, two = (mean_excesses(table, best_known(table))["s", "ours"] for table in (spread_out(), both))
+    assert (two.value, two.low, two.high) == pytest.approx((one.value, one.low, one.high))
+    half = 1.96 * np.std(np.arange(10) / 10) / np.sqrt(10)
+    assert (one.value, one.low, one.high) == pytest.approx((0.45, 0.45 - half, 0.45 + half), abs=0.03)
+
+
+def test_a_rivals_excess_is_taken_off_image_by_image_where_both_found_a_bound():
+    table = spread_out()
+    table.loc[table["attack"] == RIVAL, "upper"] = table.loc[table["attack"] == "ours", "upper"].to_numpy() - 0.1
+    table.loc[9, "upper"] = np.inf
+    best = best_known(table).assign(best=1.0)
+    gap = mean_excesses(table, best, rival=RIVAL)["s", "ours"]
+    assert (gap.value, gap.low, gap.high, gap.n) == pytest.approx((0.1, 0.1, 0.1, 9))  # unpaired it would be wide
+    assert mean_excesses(table, best)["s", "ours"].value == pytest.approx(np.arange(9).mean() / 10)
+    assert mean_excesses(table, best)["s", "ours"].value == tightness(table, best).loc[("s", "ours"), "mean excess"]
+
+
+def test_an_attack_that_found_nothing_has_no_mean_excess():
+    table = spread_out()
+    table.loc[table["attack"] == "ours", "upper"] = np.inf
+    assert list(mean_excesses(table, best_known(table)).index) == [("s", RIVAL)]
 
 
 @pytest.mark.parametrize("network", ["standard", "clp", "mlp"])
