@@ -1,5 +1,6 @@
 """The data behind a figure: written as CSV where the site finds it, with links for the reader."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +63,12 @@ def with_ends(table: pd.DataFrame) -> pd.DataFrame:
         for end in ("low", "high"):
             columns[f"{name} {end}"] = [getattr(cell, end, None) for cell in column]
     return pd.DataFrame(columns)
+
+
+def stacked(table: pd.DataFrame) -> HTML:
+    """A table with each interval, such as ".83 [.80, .86]", below its value and what follows it: half as wide."""
+    cells = table.map(lambda cell: re.sub(r" (\[.*?\])(.*)", r"\2<br>\1", str(cell)))
+    return HTML(cells.to_html(escape=False))
 
 
 def _one_table(tables: pd.DataFrame | Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -1,12 +1,14 @@
 """What a change of images does to one network's record: accuracy, order, detection, and the promise made before it."""
 
+from dataclasses import replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from margincons.detection import is_brittle
-from margincons.statistics.intervals import estimate
+from margincons.statistics.intervals import Estimate, difference, estimate
 from margincons.statistics.promise import judge_promise
 from margincons.studies.association import holm
 
@@ -65,6 +67,31 @@ def under_shift(
         row["flagged"] = 1 - unflagged.mean()
         row["brittle among unflagged"] = brittle[unflagged].mean() if unflagged.any() else np.nan
     return row
+
+
+def tau_change(
+    table: pd.DataFrame, untouched: pd.DataFrame, *, looks: int = 1, replicates: int = 1000, seed: int = 0
+) -> Estimate:
+    """Kendall's tau of changed images less that of the same images before, on the same bootstrap samples.
+
+    So many looks ask for quantiles far out, which few samples do not hold: the interval is the normal one, from the
+    bootstrap's standard error.
+
+    Args:
+        table: Margins of changed images, one row each, with columns "logit_margin" and "upper".
+        untouched: Margins of the same images before, row by row.
+        looks: How many such intervals should hold together, by Bonferroni.
+        replicates: Bootstrap samples.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        ShapeError: If the tables differ in length.
+    """
+    pair = [(one["upper"].to_numpy(), one["logit_margin"].to_numpy()) for one in (table, untouched)]
+    gap, level = difference("kendall_tau", *pair, replicates=replicates, seed=seed), 1 - 0.05 / looks
+    half = NormalDist().inv_cdf((1 + level) / 2) * gap.standard_error
+    method = f"normal, {gap.method}"
+    return replace(gap, low=gap.value - half, high=gap.value + half, level=level, method=method)
 
 
 def verdicts(cells: pd.DataFrame, *, miss_rate: float) -> pd.DataFrame:

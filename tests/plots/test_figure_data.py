@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from margincons.errors import MissingFileError
-from margincons.plots.figure_data import figure_data, with_ends
+from margincons.plots.figure_data import figure_data, stacked, with_ends
 from margincons.statistics.intervals import estimate
 from margincons.zoo.plane import plane_points
 
@@ -77,6 +77,15 @@ def test_outside_the_project_the_data_lie_beside_the_notebook(tmp_path, monkeypa
     (target,) = Targets(links.data).found
     assert (tmp_path / target).read_text() == "x\n1\n"
     assert [path.name for path in tmp_path.iterdir()] == [target]
+
+
+def test_a_stacked_table_has_each_interval_below_its_value_and_loses_no_text():
+    one = estimate("accuracy", [1, 1, 0])
+    page = stacked(pd.DataFrame({"a": [one, "+.1 [-.2, +.3] ▲"], "b": ["plain", 7]})).data
+    cells = re.findall(r"<td>(.*?)</td>", page)
+    value, interval = str(one).split(" ", 1)
+    assert cells == [f"{value}<br>{interval}", "plain", "+.1 ▲<br>[-.2, +.3]", "7"]
+    assert 'class="dataframe"' in page
 
 
 def test_a_page_that_the_project_lacks_is_refused(project):

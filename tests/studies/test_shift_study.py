@@ -1,6 +1,7 @@
 """A detector judged under a shift: against counts by hand, the detector itself, and families of chances."""
 
 import dataclasses
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,10 @@ from margincons.data.shifts import shift
 from margincons.detection import is_brittle
 from margincons.errors import TooFewImagesError
 from margincons.statistics.conformal import conformal_threshold
+from margincons.statistics.intervals import estimate
 from margincons.statistics.metrics import accuracy, auroc, fpr_at_tpr, kendall_tau
 from margincons.studies.association import holm
-from margincons.studies.shift_study import BROKEN, KEPT, OPEN, under_shift, verdicts
+from margincons.studies.shift_study import BROKEN, KEPT, OPEN, tau_change, under_shift, verdicts
 
 OPTIONS = {"epsilon": 0.1, "miss_rate": 0.1, "replicates": 5}
 
@@ -48,6 +50,29 @@ def test_each_number_is_what_its_name_says_and_the_misses_are_the_detectors_own(
     assert row["widened"].value == row["missed"].value
     assert row["widened"].level == 1 - 0.05 / 10
     assert row["widened"].low < row["missed"].low < row["missed"].high < row["widened"].high
+
+
+def test_a_change_of_tau_is_paired_and_its_interval_is_widened_for_all_looks(measured):
+    *_, changed = measured
+    noise = np.random.default_rng(0).normal(size=(2, len(changed)))
+    before = changed.assign(logit_margin=changed["upper"] + 0.02 * noise[0])
+    after = before.assign(logit_margin=before["logit_margin"] + 0.02 * noise[1])  # the order suffers
+    one, many = (tau_change(after, before, looks=looks, replicates=400) for looks in (1, 100))
+    taus = [kendall_tau(table["upper"], table["logit_margin"]) for table in (after, before)]
+    assert one.value == many.value == pytest.approx(taus[0] - taus[1])
+    assert one.high < 0
+    z = NormalDist().inv_cdf
+    assert (many.high - many.low) / (one.high - one.low) == pytest.approx(z(1 - 0.025 / 100) / z(0.975))
+    unpaired = np.hypot(
+        *(
+            estimate("kendall_tau", t["upper"], t["logit_margin"], replicates=400).standard_error
+            for t in (after, before)
+        )
+    )
+    assert one.standard_error < 0.9 * unpaired
+    assert (one.low + one.high) / 2 == pytest.approx(one.value)
+    same = tau_change(before, before, looks=100, replicates=5)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
 def test_what_is_undefined_is_nan_and_too_small_a_calibration_is_refused(measured):
