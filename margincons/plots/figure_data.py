@@ -66,9 +66,12 @@ def with_ends(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def stacked(table: pd.DataFrame) -> HTML:
-    """A table with each interval, such as ".83 [.80, .86]", below its value and what follows it: half as wide."""
+    """A table with each interval, such as ".83 [.80, .86]", below its value and what follows it: half as wide.
+
+    Words of a column's name stand below each other, too.
+    """
     cells = table.map(lambda cell: re.sub(r" (\[.*?\])(.*)", r"\2<br>\1", str(cell)))
-    return HTML(cells.to_html(escape=False))
+    return HTML(cells.rename(columns=lambda name: name.replace(" ", "<br>")).to_html(escape=False))
 
 
 def _one_table(tables: pd.DataFrame | Mapping[str, pd.DataFrame]) -> pd.DataFrame:

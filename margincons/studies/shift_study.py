@@ -74,7 +74,7 @@ def tau_change(
 ) -> Estimate:
     """Kendall's tau of changed images less that of the same images before, on the same bootstrap samples.
 
-    So many looks ask for quantiles far out, which few samples do not hold: the interval is the normal one, from the
+    So many looks ask for an end far out, which few samples do not reach: the interval is the normal one, from the
     bootstrap's standard error.
 
     Args:

@@ -81,10 +81,11 @@ def test_outside_the_project_the_data_lie_beside_the_notebook(tmp_path, monkeypa
 
 def test_a_stacked_table_has_each_interval_below_its_value_and_loses_no_text():
     one = estimate("accuracy", [1, 1, 0])
-    page = stacked(pd.DataFrame({"a": [one, "+.1 [-.2, +.3] ▲"], "b": ["plain", 7]})).data
+    page = stacked(pd.DataFrame({"a": [one, "+.1 [-.2, +.3] ▲"], "b c": ["plain", 7]})).data
     cells = re.findall(r"<td>(.*?)</td>", page)
     value, interval = str(one).split(" ", 1)
     assert cells == [f"{value}<br>{interval}", "plain", "+.1 ▲<br>[-.2, +.3]", "7"]
+    assert "<th>b<br>c</th>" in page
     assert 'class="dataframe"' in page
 
 
