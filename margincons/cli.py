@@ -73,6 +73,8 @@ def _price(model_id: str, data: str, out: Path, **asked: Any) -> None:
 
     cost = price(model_id, data, out=out, **asked)
     print(f"{model_id}: {cost}")
+    if not cost.images:
+        return
     if asked["certificate"] == "exact":
         most = duration(cost.images * asked["time_limit"])
         print(f"{model_id}: exact margins take {asked['time_limit']:g} s an image at most, {most} in all")

@@ -147,6 +147,8 @@ def test_a_dry_run_prices_what_is_left_and_names_what_it_does_not_price(tmp_path
         prices.append(capfd.readouterr().out)
         assert cli.main([*arguments, "--limit", limit]) == 0
         capfd.readouterr()
+    assert cli.main([*arguments, "--limit", "80", "--dry-run"]) == 0
+    assert capfd.readouterr().out == "digits/mlp: all images are measured already\n"
     (damaged,) = out.rglob("shard-00003.parquet")
     damaged.write_bytes(b"PAR1")
     before = sorted(out.rglob("*"))

@@ -3,12 +3,17 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 from margincons import Detector, cli, load_images
 from margincons.data.pictures import CROPPED, RESIZED
 
 README = Path(__file__).parents[1] / "README.md"
+
+
+def numbers(texts):
+    return [float(text) for text in texts]
 
 
 def test_the_lines_run_one_after_the_other_in_one_session(tmp_path, monkeypatch, capsys):
@@ -22,9 +27,13 @@ def test_the_lines_run_one_after_the_other_in_one_session(tmp_path, monkeypatch,
     tau, auroc = capsys.readouterr().out.splitlines()
     for estimate in (tau, auroc):
         assert re.fullmatch(r"\.\d\d \[\.\d\d, \.\d\d\]", estimate)
+    told = re.findall(r"\.\d\d(?=[ ,\]])", "".join(re.findall(r"^print.*#(.*)$", here[0], flags=re.MULTILINE)))
+    assert numbers(told) == pytest.approx(numbers(re.findall(r"\.\d\d", tau + auroc)), abs=0.011)
     assert names["flagged"].dtype == torch.bool
     assert names["flagged"].shape == (600,)
-    assert 0 < names["flagged"].sum() < 600
+    assert names["flagged"].sum() == pytest.approx(
+        float(re.search(r"; (\d+) of 600$", here[1], re.MULTILINE)[1]), abs=6
+    )
     again = Detector.load("detector.safetensors", names["model"])
     assert again.thresholds == names["detector"].thresholds
     assert again.thresholds.miss_rate == 0.1  # one in ten

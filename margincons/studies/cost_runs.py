@@ -13,7 +13,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from margincons.cli_outcome import outcome
 from margincons.cli_values import Parser
@@ -48,7 +47,7 @@ def priced_and_measured(model: nn.Module, inputs: Tensor, runs: Sequence[tuple[s
         "predicted backward" and "backward" (passes per image), "predicted" and "measured" (seconds).
     """
     rows = []
-    for attack, effort in tqdm(runs, desc="runs", file=sys.__stderr__):
+    for attack, effort in runs:
         cost = predict(
             model, inputs, images=len(inputs), attack=attack, effort=effort, norm="Linf", clock=time.process_time
         )
