@@ -24,15 +24,24 @@ def falling_rate(gradient: Tensor, at: Tensor, gap: Tensor, norm: str) -> Tensor
     Returns:
         Rates (n,), never 0.
     """
-    room = torch.where(gradient > 0, at, 1 - at)
     if norm == "L1":
-        steepness, order = gradient.flatten(1).abs().sort(dim=1, descending=True)
-        room = room.flatten(1).gather(1, order)
-        falls = steepness * room
-        missing = (gap.abs()[:, None] - (falls.cumsum(dim=1) - falls)).clamp_min(0)
-        length = torch.minimum(room, missing / steepness.clamp_min(SMALL)).sum(dim=1)
+        length = vector_norm(shortest_fall(gradient, at, gap.abs()), "L1")
         return (gap.abs() / length).nan_to_num(0, 0, 0).clamp_min(SMALL)
-    return vector_norm(gradient * (room > 0), dual_norm(norm)).clamp_min(SMALL)
+    free = torch.where(gradient > 0, at, 1 - at) > 0
+    return vector_norm(gradient * free, dual_norm(norm)).clamp_min(SMALL)
+
+
+def shortest_fall(gradient: Tensor, at: Tensor, gap: Tensor) -> Tensor:
+    """Shortest move in L1 and the pixel box that closes a gap (n,) to first order, or falls short of that by least.
+
+    The steepest pixels go to the end of their range, one after the other, until the gap is closed; (n, c, h, w).
+    """
+    steepness, order = gradient.flatten(1).abs().sort(dim=1, descending=True)
+    room = torch.where(gradient > 0, at, 1 - at).flatten(1).gather(1, order)
+    falls = steepness * room
+    missing = (gap[:, None] - (falls.cumsum(dim=1) - falls)).clamp_min(0)
+    moved = torch.minimum(room, missing / steepness.clamp_min(SMALL))
+    return -gradient.sign() * torch.zeros_like(moved).scatter(1, order, moved).view_as(gradient)
 
 
 def descend_in_ball(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from margincons.attacks.boundary_step import descend_in_ball, falling_rate
-from margincons.attacks.crossings import CLEARANCE, Crossings
+from margincons.attacks.boundary_step import descend_in_ball, falling_rate, shortest_fall
+from margincons.attacks.crossings import CLEARANCE, NUDGE, Crossings
 from margincons.threat import per_item, vector_norm
 
 OPENING_LENGTH = 3.0  # of the first steps, in radii
@@ -81,7 +81,7 @@ def descend(
 
         crossing = radius + gap / rate
         crossing = torch.where(radius > 0, crossing.clamp(0.5 * radius, 1.5 * radius), crossing.clamp(max=diameter / 2))
-        crossing = crossing.clamp(1e-7 * diameter, diameter)
+        crossing = ((1 + NUDGE) * crossing).clamp(1e-7 * diameter, diameter)
         target = (1 + reach * REACH[nearest.norm]) * torch.minimum(crossing, nearest.radius[image])
         average.mul_(momentum).addcdiv_(gradient, per_item(rate, gradient))
         options = {"radius": target, "length": length, "norm": nearest.norm}
@@ -104,6 +104,20 @@ def descend(
                 rate, seems = rate[kept], seems[kept]
     nearest.update(image, radius, delta, nearest.model((clean + delta).clamp_(0, 1)), rate)
     return Pairs(image=image, delta=delta, radius=radius, rate=rate)
+
+
+def descend_to_corner(nearest: Crossings) -> None:
+    """Replace crossings in L1 by the nearest point of the boundary's tangent, where that is across and nearer.
+
+    That point moves few pixels, as far as they go; a descent comes near it slowly. On a linear network it is the answer.
+    """
+    inputs, delta = nearest.inputs, nearest.delta
+    logits, gap, gradient = _gap_and_gradient(nearest.model, nearest.points(), nearest.labels, nearest.rival, False)
+    at_image = gap - (gradient * delta).flatten(1).sum(dim=1)  # the gap there, were the network linear
+    corner = shortest_fall(gradient, inputs, (1 + NUDGE) * at_image)
+    logits = nearest.model((inputs + corner).clamp(0, 1))
+    everyone = torch.arange(len(inputs), device=inputs.device)
+    nearest.update(everyone, vector_norm(corner, "L1"), corner, logits, nearest.rate)
 
 
 def _gap_and_gradient(

@@ -12,6 +12,9 @@ radius moves by Newton's rule, and delta takes a step of steepest descent (`desc
 3. before and after that, on small images, tries single pixels (`pixel_exchange`), where the effort says so on the
    way to each rival that is left;
 4. follows the best ray back to the boundary, by forward passes only (`crossings`).
+
+Where no rival's boundary was crossed, those that were dropped get a few steps more. A search in L1 ends with a look at
+the corner that the gradient at the boundary names.
 """
 
 from dataclasses import dataclass, replace
@@ -20,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from margincons.attacks.crossings import Crossings
-from margincons.attacks.descent import Descent, descend
+from margincons.attacks.descent import Descent, descend, descend_to_corner
 from margincons.attacks.pixel_exchange import FEW_PIXELS, exchange_for_each_rival, exchange_pixels
 from margincons.attacks.randomness import uniform
 from margincons.attacks.result import AttackResult, step_outwards
@@ -76,6 +79,7 @@ EFFORTS = {
         settle=9 * (Descent(steps=30, lengths=(1.3, 0.05), momentum=(0.05, 0.8), slack=0.4, decay=0.8, shaken=0.5),),
     ),
 }
+EVERY_RIVAL = replace(EFFORTS["exhaustive"], gap_ratio=torch.inf)
 L1_STEPS = 3  # steps in L1 for each that an effort names: which few pixels to move is found more slowly
 
 
@@ -144,11 +148,13 @@ def search(
     indices = everyone if indices is None else indices
     check_labels(indices, len(inputs), what="indices")
     head = Classifier(model, inputs[:1]).head  # names what is wrong with the network, so before any other pass
-    image, rival, prior = _nearest_rivals(check_logits(model(inputs), len(inputs)), labels, head, settings)
+    logits = check_logits(model(inputs), len(inputs))
+    image, rival, prior = _nearest_rivals(logits, labels, head, settings)
     nearest = Crossings.none_yet(model, inputs, labels, norm)
     explore, at_image = _for_norm(settings.explore, norm), torch.zeros_like(inputs)
     pairs = descend(nearest, (image, rival), at_image, explore, prior=prior, bf16=bf16)
     nearest.stretch_misses()
+    _try_every_rival(nearest, logits, explore)
     nearest.line_search()
     if exchanging and settings.each_rival:
         exchange_for_each_rival(nearest, pairs)
@@ -164,7 +170,23 @@ def search(
         nearest.line_search()
         if exchanging:
             exchange_pixels(nearest)
+    if norm == "L1":
+        descend_to_corner(nearest)
     return nearest.points()
+
+
+def _try_every_rival(nearest: Crossings, logits: Tensor, explore: Descent) -> None:
+    """Where nothing crossed, keep all rivals for a few steps: the pixel box may hold only one that seemed far."""
+    missed = nearest.radius.isinf().nonzero()[:, 0]
+    if len(missed) == 0:
+        return
+    inputs, labels = nearest.inputs[missed], nearest.labels[missed]
+    again = Crossings.none_yet(nearest.model, inputs, labels, nearest.norm)
+    image, rival, _ = _nearest_rivals(logits[missed], labels, None, EVERY_RIVAL)
+    descend(again, (image, rival), torch.zeros_like(inputs), replace(explore, steps=explore.opening + 1, slack=torch.inf))
+    again.stretch_misses()
+    for name in ("radius", "delta", "gap", "rate", "rival"):
+        setattr(nearest, name, getattr(nearest, name).index_copy(0, missed, getattr(again, name)))
 
 
 def _for_norm(how: Descent, norm: str) -> Descent:
