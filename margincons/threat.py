@@ -1,5 +1,6 @@
 """Threat models: a norm and a radius, and the geometry that attacks need of them."""
 
+import math
 import numbers
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ class ThreatModel:
     def __post_init__(self) -> None:
         """Refuse norms that do not exist and radii that cannot be meant."""
         check_norm(self.norm)
-        if not isinstance(self.epsilon, numbers.Real) or not self.epsilon >= 0:
+        if not isinstance(self.epsilon, numbers.Real) or not 0 <= self.epsilon < math.inf:
             raise UsageError(f"Expected epsilon to be a number >= 0, such as 0.1 or 8/255, got {self.epsilon!r}.")
         if self.norm == "Linf" and self.epsilon > 1:
             got = f"{self.epsilon:g}"

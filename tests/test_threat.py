@@ -96,6 +96,7 @@ def test_values_per_item_broadcast_against_a_batch():
         (float("inf"), 0.1, UnknownNameError, "Unknown norm inf; the nearest are: Linf"),
         ("Linf", "8/255", UsageError, "a number >= 0, such as 0.1 or 8/255, got '8/255'."),
         ("Linf", -0.1, UsageError, "Expected epsilon to be a number >= 0, such as 0.1 or 8/255, got -0.1."),
+        ("L2", float("inf"), UsageError, "number >= 0, such as 0.1 or 8/255, got inf."),
         ("L2", float("nan"), UsageError, "number >= 0, such as 0.1 or 8/255, got nan."),
         ("Linf", 8, UsageError, "got 8; did you mean 8/255?"),
     ],

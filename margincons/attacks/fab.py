@@ -11,7 +11,7 @@ from margincons.attacks.autoattack_package import build, check_network, quietly,
 from margincons.attacks.randomness import gaussian, uniform
 from margincons.attacks.result import AttackResult, leads_clearly, step_outwards
 from margincons.passes import in_eval_mode
-from margincons.threat import check_labels, per_item, vector_norm
+from margincons.threat import check_labels, per_item, places, vector_norm
 
 
 @in_eval_mode
@@ -151,7 +151,7 @@ def _nearest(
     indices: Tensor | None,
 ) -> AttackResult:
     check_labels(labels, len(inputs), classes=check_network(model, inputs, norm))
-    indices = torch.arange(len(inputs)) if indices is None else indices
+    indices = places(indices, len(inputs))
     nearest = inputs.clone()
     with quietly(model, inputs.device), torch.no_grad():
         fab = build(model, norm=norm, epsilon=float("inf"), seed=seed, attacks=["fab"], at=inputs).fab

@@ -30,7 +30,7 @@ from margincons.attacks.result import AttackResult, step_outwards
 from margincons.classifier import Classifier, Head, check_logits
 from margincons.errors import UnknownNameError
 from margincons.passes import in_eval_mode
-from margincons.threat import check_images, check_labels, check_norm, project
+from margincons.threat import check_images, check_labels, check_norm, places, project
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +145,7 @@ def search(
     if exchanging and settings.small is not None:
         settings = settings.small
     everyone = torch.arange(len(inputs), device=inputs.device)
-    indices = everyone if indices is None else indices
-    check_labels(indices, len(inputs), what="indices")
+    indices = places(indices, len(inputs))
     head = Classifier(model, inputs[:1]).head  # names what is wrong with the network, so before any other pass
     logits = check_logits(model(inputs), len(inputs))
     image, rival, prior = _nearest_rivals(logits, labels, head, settings)

@@ -1,5 +1,6 @@
 """Projected gradient ascent inside a ball, from random starts."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -10,7 +11,7 @@ from margincons.attacks.result import AttackResult, rival_lead
 from margincons.attacks.steps import Loss, input_gradient, steepest_step
 from margincons.errors import UsageError
 from margincons.passes import in_eval_mode
-from margincons.threat import ThreatModel, check_images, per_item, project, vector_norm
+from margincons.threat import ThreatModel, check_images, per_item, places, project, vector_norm
 
 
 @in_eval_mode
@@ -49,16 +50,18 @@ def pgd(
 
     Raises:
         PixelRangeError: If an image leaves [0, 1].
-        ShapeError: If there is not one label per image, as a whole number.
+        ShapeError: If there is not one label and one index per image, as whole numbers.
         LabelRangeError: If a label is no class of the network.
-        UsageError: If there is no step, no restart, or an epsilon that cannot be meant.
+        UsageError: If there is no step, no restart, or an epsilon or a step size that cannot be meant.
     """
     check_images(inputs)
     threat = ThreatModel(norm=norm, epsilon=epsilon)
     if steps < 1 or restarts < 1:
         raise UsageError(f"Expected at least one step and one restart, got steps={steps} and restarts={restarts}.")
     length = 2.5 * epsilon / steps if step_size is None else step_size
-    indices = torch.arange(len(inputs)) if indices is None else indices
+    if epsilon > 0 and not 0 < length < math.inf:
+        raise UsageError(f"Expected a step_size above 0, got {step_size}.")
+    indices = places(indices, len(inputs))
     best, best_lead = inputs, torch.full_like(inputs[:, 0, 0, 0], -torch.inf)
     for restart in range(restarts):
         adversarial = random_start(inputs, threat, seed=seed, indices=indices, restart=restart)

@@ -44,6 +44,7 @@ class AttackResult:
             PixelRangeError: If a clean image leaves [0, 1].
         """
         check_images(inputs)
+        inputs = inputs.detach()  # or the distances would keep its graph
         candidates = torch.where(adversarial.isfinite(), adversarial, inputs).clamp(0, 1).to(inputs.dtype)
         with verification(model):
             success, rival = _is_witness_everywhere(model, candidates, labels)

@@ -12,7 +12,7 @@ from margincons.attacks.pgd import ascent, pgd, random_start
 from margincons.attacks.randomness import uniform
 from margincons.attacks.result import rival_lead
 from margincons.attacks.steps import hinge_sum
-from margincons.errors import PixelRangeError, UsageError
+from margincons.errors import PixelRangeError, ShapeError, UsageError
 from margincons.threat import ThreatModel, dual_norm, vector_norm
 
 NORMS = ("Linf", "L2", "L1")
@@ -164,6 +164,11 @@ def test_what_cannot_be_meant_is_refused(images):
         pgd(network, images, labels, epsilon=0.1, steps=0)
     with pytest.raises(UsageError, match="did you mean 8/255"):
         pgd(network, images, labels, epsilon=8)
+    for step_size in (-0.1, 0.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match=f"step_size above 0, got {step_size}"):
+            pgd(network, images, labels, epsilon=0.1, step_size=step_size)
+    with pytest.raises(ShapeError, match="indices"):
+        pgd(network, images, labels, epsilon=0.1, indices=torch.tensor([3]))
     with pytest.raises(PixelRangeError, match="mean-normalised"):
         pgd(network, images - 1, labels, epsilon=0.1)
 

@@ -169,6 +169,13 @@ def test_upper_belongs_to_the_single_precision_image_that_is_returned(halfspace,
     assert_close(result.upper, (result.adversarial - images).abs().amax(dim=(1, 2, 3)), rtol=0, atol=0)
 
 
+def test_a_distance_keeps_no_graph_of_images_that_want_a_gradient(halfspace, images):
+    wanting = images.clone().requires_grad_()
+    result = AttackResult.judge(halfspace, wanting, images, torch.zeros(len(images), dtype=torch.long), norm="L2")
+    assert not result.upper.requires_grad
+    assert not result.adversarial.requires_grad
+
+
 def test_clean_images_outside_the_box_are_refused(halfspace, images):
     with pytest.raises(PixelRangeError, match=r"Expected images in \[0, 1\]"):
         AttackResult.judge(halfspace, images * 255, images, torch.zeros(40, dtype=torch.long), norm="L2")
