@@ -81,7 +81,7 @@ def descend(
 
         crossing = radius + gap / rate
         crossing = torch.where(radius > 0, crossing.clamp(0.5 * radius, 1.5 * radius), crossing.clamp(max=diameter / 2))
-        crossing = ((1 + NUDGE) * crossing).clamp(1e-7 * diameter, diameter)
+        crossing = torch.where(gap > 0, (1 + NUDGE) * crossing, crossing).clamp(1e-7 * diameter, diameter)
         target = (1 + reach * REACH[nearest.norm]) * torch.minimum(crossing, nearest.radius[image])
         average.mul_(momentum).addcdiv_(gradient, per_item(rate, gradient))
         options = {"radius": target, "length": length, "norm": nearest.norm}
@@ -109,7 +109,8 @@ def descend(
 def descend_to_corner(nearest: Crossings) -> None:
     """Replace crossings in L1 by the nearest point of the boundary's tangent, where that is across and nearer.
 
-    That point moves few pixels, as far as they go; a descent comes near it slowly. On a linear network it is the answer.
+    That point moves few pixels, as far as they go; a descent comes near it slowly. On a linear network
+    it is the answer.
     """
     inputs, delta = nearest.inputs, nearest.delta
     logits, gap, gradient = _gap_and_gradient(nearest.model, nearest.points(), nearest.labels, nearest.rival, False)

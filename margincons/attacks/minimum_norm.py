@@ -182,7 +182,8 @@ def _try_every_rival(nearest: Crossings, logits: Tensor, explore: Descent) -> No
     inputs, labels = nearest.inputs[missed], nearest.labels[missed]
     again = Crossings.none_yet(nearest.model, inputs, labels, nearest.norm)
     image, rival, _ = _nearest_rivals(logits[missed], labels, None, EVERY_RIVAL)
-    descend(again, (image, rival), torch.zeros_like(inputs), replace(explore, steps=explore.opening + 1, slack=torch.inf))
+    keeping_all = replace(explore, steps=explore.opening + 1, slack=torch.inf)
+    descend(again, (image, rival), torch.zeros_like(inputs), keeping_all)
     again.stretch_misses()
     for name in ("radius", "delta", "gap", "rate", "rival"):
         setattr(nearest, name, getattr(nearest, name).index_copy(0, missed, getattr(again, name)))
