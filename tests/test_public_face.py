@@ -72,7 +72,8 @@ def test_what_holds_tensors_shows_itself_in_one_short_line():
     model, images = margincons.load_model("digits/mlp"), margincons.load_images("digits", n=8)
     classifier = margincons.Classifier(model, images.inputs)
     bounds = margincons.input_margins(model, images.inputs, effort="fast")
-    for held in (images, bounds, classifier(images.inputs), classifier.head):
+    result = margincons.AttackResult.judge(model, images.inputs, images.inputs, images.labels, norm="L2")
+    for held in (images, bounds, result, classifier(images.inputs), classifier.head):
         assert len(repr(held).splitlines()) == 1
         assert len(repr(held)) < 500
     assert repr(images).startswith("Images(inputs=(8, 1, 8, 8) float32, labels=(8,) int64, name='digits/test'")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from margincons.brief import Brief
 from margincons.passes import verification
 from margincons.threat import check_images, vector_norm
 
@@ -18,8 +19,8 @@ WITNESS_FRACTION = 1e-5  # of the largest |logit|: ten times the spread between 
 STRETCHES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # relative steps outwards from too near a boundary
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttackResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class AttackResult(Brief):
     """Verified outcome of an attack, one entry per image."""
 
     adversarial: Tensor  # (n, c, h, w), [0, 1]; the clean image where the attack failed
