@@ -68,7 +68,7 @@ EFFORTS = {
             rivals=9,
             gap_ratio=6,
             explore=Descent(steps=6, slack=0.4, decay=0.8, **_EXPLORE),
-            settle=(replace(_SETTLE, lengths=(1.5, 0.2)), replace(_SETTLE, steps=5)),
+            settle=(replace(_SETTLE, lengths=(1.5, 0.2)), replace(_SETTLE, steps=7)),
             each_rival=True,
         ),
     ),
