@@ -58,7 +58,7 @@ def test_what_a_class_lacks_is_none_and_small_classes_are_left_out(table):
     assert found.loc[1, ["tau", "threshold", "flagged", "found at the global"]].isna().all()
     assert found.loc[1, "share brittle"].value == 0
     assert found.loc[1, "flagged at the global"].n == 100
-    nothing = per_class(table, epsilon=-1, replicates=20)
+    nothing = per_class(table.assign(upper=0.9), epsilon=0.3, replicates=20)
     assert nothing[["threshold", "found at the global", "flagged at the global"]].isna().all(axis=None)
     assert per_class(table, epsilon=0.3, least=1000, replicates=20).empty
 
